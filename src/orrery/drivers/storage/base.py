@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What every storage driver offers. Sizes are bytes; volume names are the part of a volume id after the colon.
+
+Drivers share no behaviour by inheritance; the contract suite in `tests/contract` holds them to this page.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+
+class Feature(StrEnum):
+    """What a driver can do beyond the methods that all have; asked before an operation is offered."""
+
+    SNAPSHOT = "snapshot"
+    CLONE = "clone"
+    ENCRYPTION = "encryption"
+    UPLOAD = "upload"
+    SHARED = "shared"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Space of a storage in bytes."""
+
+    total: int
+    used: int
+    available: int
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeInfo:
+    """One volume: `size` as the guest sees it, `used` as it lies on the storage, `ctime` in seconds since 1970."""
+
+    volid: str
+    content: str
+    format: str
+    size: int
+    used: int
+    ctime: int
+    vmid: int | None = None
+    parent: str | None = None
+    notes: str | None = None
+    protected: bool = False
+
+
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes in all; may raise `Cancelled`."""
+
+
+class StorageDriver(Protocol):
+    """One configured storage. Errors: `NotFound`, `AlreadyExists`, `NoSpace`, `Failure`, `NotSupported`."""
+
+    name: str
+    kind: str
+    features: frozenset[Feature]
+    contents: frozenset[str]
+    formats: tuple[str, ...]
+    """Formats that images may have here, the default first."""
+
+    def activate(self) -> None:
+        """Makes the storage usable (folders, mounts); raises `Failure` with what to do."""
+        ...
+
+    def usage(self) -> Usage:
+        """Space now; may wait for the storage, so never called from a request that lists."""
+        ...
+
+    def list(self, contents: Collection[str], vmid: int | None = None) -> list[VolumeInfo]:
+        """Volumes of the given content types, optionally of one guest only."""
+        ...
+
+    def info(self, volume: str) -> VolumeInfo:
+        """One volume; raises `NotFound`."""
+        ...
+
+    def path(self, volume: str) -> Path:
+        """Where a volume can be opened; checked against the storage's own folder. It need not exist yet."""
+        ...
+
+    def next_name(self, vmid: int, format: str, stem: str = "disk") -> str:
+        """A volume name for a new image that is free now (`100/vm-100-disk-0.qcow2`); nothing is made."""
+        ...
+
+    def allocate(self, volume: str, size: int) -> None:
+        """Makes an empty image of that very name; raises `AlreadyExists`. A failure leaves nothing behind."""
+        ...
+
+    def resize(self, volume: str, size: int) -> None:
+        """Grows an image that no guest has open; raises `Failure` when it would shrink."""
+        ...
+
+    def free(self, volume: str) -> None:
+        """Removes a volume; one that is gone already is no error. Raises `Failure` for protected ones and bases in use."""
+        ...
+
+    def copy_in(self, source: Path, source_format: str, volume: str, progress: Progress | None = None) -> None:
+        """Makes image `volume` with the contents of the file `source`, converting formats; a failure leaves nothing."""
+        ...
+
+    def staging(self, volume: str) -> Path:
+        """A private file beside the volume's place, in which an upload or download grows before `publish`."""
+        ...
+
+    def publish(self, staged: Path, volume: str, *, replace: bool = False) -> None:
+        """Gives a staged file its name, durably; raises `AlreadyExists`."""
+        ...
+
+    def set_attributes(self, volume: str, *, notes: str | None = None, protected: bool | None = None) -> None:
+        """Changes notes or protection where the content type has them, else `NotSupported`."""
+        ...
