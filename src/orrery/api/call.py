@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""One request as its handler sees it: who calls, from where, and what may be done on the caller's behalf."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from orrery.api.services import Services
+from orrery.errors import Forbidden
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from orrery.access.identity import Identity
+    from orrery.api.endpoint import Endpoint
+    from orrery.tasks.operation import Operation
+
+
+@dataclass
+class Call:
+    """A request that was authenticated, authorized and validated."""
+
+    endpoint: "Endpoint"
+    identity: "Identity"
+    origin: str
+    """Address of the client, or `local` for root on this host."""
+    raw: Mapping[str, Any]
+    """The merged parameters as they were sent."""
+    services: Services
+    request: "Request | None" = None
+    notes: list[str] = field(default_factory=list)
+
+    def allowed(self, path: str, *privs: str, any: bool = False) -> bool:  # noqa: A002 - the rule's own word
+        """Whether the caller has all of the privileges on the path (or any one of them)."""
+        return self.services.permissions.allowed(self.identity, path, privs, any=any)
+
+    def require(self, path: str, *privs: str, any: bool = False) -> None:  # noqa: A002
+        """Raises `Forbidden` naming the first privilege that the caller lacks on the path."""
+        self.services.permissions.require(self.identity, path, privs, any=any)
+
+    def require_root(self, message: str) -> None:
+        """Raises `Forbidden` unless the caller is root@pam itself."""
+        if not self.identity.is_root:
+            raise Forbidden(message)
+
+    def start(self, operation: "Operation", *, background_delay: float = 0) -> str | None:
+        """Starts a task, after its check; its UPID.
+
+        With `background_delay` it waits up to so many seconds: None when the task ended well meanwhile. Raises what
+        the check finds, and `Failure` when the task failed within the delay.
+        """
+        operation.check(self.services.context)
+        upid = self.services.runner.start(operation, self.identity)
+        if background_delay > 0:
+            end = time.monotonic() + background_delay
+            if self.services.runner.wait(upid, max(0.0, end - time.monotonic())):
+                return None
+        return str(upid)
+
+    def audit(self, text: str) -> None:
+        """Adds words to the audit line that this request will leave."""
+        self.notes.append(text)
