@@ -31,6 +31,7 @@ class Change:
     revision: int
     key: str
     value: bytes | None
+    lease: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,15 @@ class Compacted(OrreryError):
 
 
 class Store(Protocol):
-    """Safe for use by several threads and several processes at once."""
+    """Safe for use by several threads and several processes at once.
+
+    Keys begin with `/`, hold no control characters, and are at most 1,024 bytes long; a transaction names each key
+    once. What breaks these rules is a `ValueError`: it is a fault of the program, not of its user.
+    """
+
+    def epoch(self) -> str:
+        """The identity of this history of revisions; revisions of different epochs cannot be compared."""
+        ...
 
     def revision(self) -> int:
         """The newest revision."""
@@ -91,7 +100,10 @@ class Store(Protocol):
         ...
 
     def changes(self, since: int, limit: int = 1000) -> list[Change]:
-        """Changes with a revision above `since`, oldest first, never splitting a revision. Raises `Compacted`."""
+        """Changes with a revision above `since`, oldest first, within a revision in key order, never splitting one.
+
+        About `limit` lines. Raises `Compacted` when the log does not reach from `since` to now.
+        """
         ...
 
     def grant(self, ttl: float) -> int:
