@@ -15,7 +15,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Perm(Rule):
-    """All of the privileges on the path, or any one. With `require_param`, it holds only for requests with that parameter."""
+    """All of the privileges on the path, or any one. `require_param`: only requests with that parameter pass."""
 
     path: str
     privs: tuple[str, ...]
