@@ -6,14 +6,15 @@ raises `Refused` with the text that clients know, and describes itself as a JSON
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from orrery.model import formats
+from orrery.model.propertystring import PropertyString as Options
+from orrery.model.textformats import split_list
+from orrery.model.values import Scalar, Value
 
 
 class Refused(ValueError):
@@ -56,9 +57,9 @@ def wrong_type(kind: str, value: Any) -> Refused:
 
 def plain(value: Any) -> str:
     """A scalar in its wire form: booleans are 1 and 0."""
-    if isinstance(value, bool):
-        return "1" if value else "0"
-    return str(value)
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < 1e18 else repr(value)
+    return str(int(value)) if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,59 +69,47 @@ class Flag(Manner):
     kind: ClassVar[str] = "boolean"
 
     def parse(self, value: Any) -> bool:
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, str | int) and str(value) in ("0", "1"):
-            return str(value) == "1"
-        raise wrong_type("boolean", value)
-
-
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
-_NUMBER = re.compile(r"[+-]?([0-9]{1,40}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE][+-]?[0-9]{1,2})?")
+        if isinstance(value, list | dict | float):
+            raise wrong_type("boolean", value)
+        return bool(_checked(Scalar(type="boolean"), plain(value)))
 
 
 @dataclass(frozen=True)
-class _Bounded(Manner):
-    minimum: float | None = None
-    maximum: float | None = None
-
-    def bounded(self, value: float) -> None:
-        if self.minimum is not None and value < self.minimum:
-            raise Refused(f"value must have a minimum value of {self.minimum}")
-        if self.maximum is not None and value > self.maximum:
-            raise Refused(f"value must have a maximum value of {self.maximum}")
-
-    def schema(self) -> dict[str, Any]:
-        limits = {"minimum": self.minimum, "maximum": self.maximum}
-        return super().schema() | {name: limit for name, limit in limits.items() if limit is not None}
-
-
-@dataclass(frozen=True)
-class Int(_Bounded):
+class Int(Manner):
     """A whole number in decimal digits."""
 
     kind: ClassVar[str] = "integer"
 
+    minimum: int | None = None
+    maximum: int | None = None
+
     def parse(self, value: Any) -> int:
-        text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-        if isinstance(value, bool) or not isinstance(value, str | int | float) or not _INTEGER.fullmatch(text):
+        if isinstance(value, bool | list | dict):
             raise wrong_type("integer", value)
-        self.bounded(int(text))
-        return int(text)
+        rule = Scalar(type="integer", minimum=self.minimum, maximum=self.maximum)
+        return int(_checked(rule, plain(value)))
+
+    def schema(self) -> dict[str, Any]:
+        return super().schema() | _given(minimum=self.minimum, maximum=self.maximum)
 
 
 @dataclass(frozen=True)
-class Real(_Bounded):
+class Real(Manner):
     """A decimal number."""
 
     kind: ClassVar[str] = "number"
 
+    minimum: float | None = None
+    maximum: float | None = None
+
     def parse(self, value: Any) -> float:
-        text = str(value)
-        if isinstance(value, bool) or not isinstance(value, str | int | float) or not _NUMBER.fullmatch(text):
+        if isinstance(value, bool | list | dict):
             raise wrong_type("number", value)
-        self.bounded(float(text))
-        return float(text)
+        rule = Scalar(type="number", minimum=self.minimum, maximum=self.maximum)
+        return float(_checked(rule, plain(value)))
+
+    def schema(self) -> dict[str, Any]:
+        return super().schema() | _given(minimum=self.minimum, maximum=self.maximum)
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -128,7 +117,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 @dataclass(frozen=True, kw_only=True)
 class Text(Manner):
-    """A string; `pattern` must match all of it, `format` is a name in `orrery.model.formats`."""
+    """A string; `pattern` must match all of it, `format` is one of the named formats of the model."""
 
     format: str | None = None
     pattern: str | None = None
@@ -139,34 +128,29 @@ class Text(Manner):
         if isinstance(value, list | dict):
             raise wrong_type("string", value)
         text = plain(value)
-        if self.min_length is not None and len(text) < self.min_length:
-            raise Refused(f"value must be at least {self.min_length} characters long")
-        if self.max_length is not None and len(text) > self.max_length:
-            raise Refused(f"value may only be {self.max_length} characters long")
         if _CONTROL.search(text):
             raise Refused("invalid format - value contains control characters")
-        if self.format is not None:
-            check_format(self.format, text)
-        if self.pattern is not None and not re.fullmatch(self.pattern, text):
-            raise Refused("value does not match the regex pattern")
-        return text
+        rule = Scalar(pattern=self.pattern, min_length=self.min_length, max_length=self.max_length, format=self.format)
+        return str(_checked(rule, text))
 
     def schema(self) -> dict[str, Any]:
-        limits = {
-            "format": self.format,
-            "pattern": self.pattern and f"^(?:{self.pattern})$",
-            "minLength": self.min_length,
-            "maxLength": self.max_length,
-        }
-        return super().schema() | {name: limit for name, limit in limits.items() if limit is not None}
+        return super().schema() | _given(
+            format=self.format,
+            pattern=self.pattern and f"^(?:{self.pattern})$",
+            minLength=self.min_length,
+            maxLength=self.max_length,
+        )
 
 
-def check_format(name: str, text: str) -> None:
-    """Raises `Refused` when the text is not of the named format."""
+def _checked(rule: Scalar, text: str) -> Value:
     try:
-        formats.check(name, text)
+        return rule.parse(text)
     except ValueError as wrong:
-        raise Refused(f"invalid format - {wrong}") from wrong
+        raise Refused(str(wrong)) from wrong
+
+
+def _given(**facets: Any) -> dict[str, Any]:
+    return {name: facet for name, facet in facets.items() if facet is not None}
 
 
 def Format(  # noqa: N802 - reads as a type in the annotations where it stands
@@ -197,21 +181,10 @@ class Enum(Manner):
     def parse(self, value: Any) -> str:
         if isinstance(value, list | dict):
             raise wrong_type("string", value)
-        text = plain(value)
-        if text not in self.values:
-            raise Refused(f"value '{text}' does not have a value in the enumeration '{', '.join(self.values)}'")
-        return text
+        return str(_checked(Scalar(enum=self.values), plain(value)))
 
     def schema(self) -> dict[str, Any]:
         return super().schema() | {"enum": list(self.values)}
-
-
-_SEPARATORS = re.compile(r"[,;\s\0]+")
-
-
-def split_list(text: str) -> list[str]:
-    """The items of a list in one string: commas, semicolons, white space and NUL separate."""
-    return [item for item in _SEPARATORS.split(text) if item]
 
 
 @dataclass(frozen=True)
@@ -253,9 +226,9 @@ class Array(Manner):
 
 @dataclass(frozen=True)
 class PropertyString(Manner):
-    """A comma list of key=value; `options` is a schema of `orrery.model.propertystring`. The handler sees the text."""
+    """A comma list of key=value; `options` is its schema. The handler sees the text."""
 
-    options: Any = None
+    options: Options
     name: str | None = None
     """The format's name in the description."""
 
@@ -269,6 +242,3 @@ class PropertyString(Manner):
 
     def schema(self) -> dict[str, Any]:
         return super().schema() | ({"format": self.name} if self.name else {})
-
-
-Schema = Mapping[str, Any]
