@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orrery.errors import Corrupt, Failure, Locked, NoSpace, OrreryError
@@ -44,19 +44,26 @@ class _Gate:
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
         self._inside = 0
+        self._forking = False
         self.open: weakref.WeakSet[_Connection] = weakref.WeakSet()
 
     def enter(self) -> None:
         with self._changed:
+            while self._forking:
+                self._changed.wait()
             self._inside += 1
 
     def leave(self) -> None:
         with self._changed:
             self._inside -= 1
-            self._changed.notify_all()
+            if self._forking:
+                self._changed.notify_all()
 
     def before_fork(self) -> None:
         self._changed.acquire()
+        while self._forking:
+            self._changed.wait()
+        self._forking = True
         while self._inside:
             self._changed.wait()
         for connection in list(self.open):
@@ -64,6 +71,8 @@ class _Gate:
         self.open.clear()
 
     def after_fork(self) -> None:
+        self._forking = False
+        self._changed.notify_all()
         self._changed.release()
 
 
@@ -183,10 +192,10 @@ def _open(path: Path) -> _Connection:
 
 def _create(path: Path) -> None:
     """Makes an empty store that appears at `path` complete or not at all, mode 0600; somebody else may be faster."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
-    fresh.unlink(missing_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fresh.unlink(missing_ok=True)
         os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         connection = sqlite3.connect(fresh, isolation_level=None)
         try:
@@ -209,7 +218,8 @@ def _create(path: Path) -> None:
             raise NoSpace(f"no space left to create the store '{path}'") from error
         raise Failure(f"cannot create the store '{path}': {error.strerror}") from error
     finally:
-        fresh.unlink(missing_ok=True)
+        with suppress(OSError):
+            fresh.unlink()
 
 
 def _sync(path: Path) -> None:
