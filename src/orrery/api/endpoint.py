@@ -39,17 +39,17 @@ class Endpoint:
     handler: Handler
     params: type[Params]
     permission: Rule
-    returns: Any
+    returns: Any = None
     """A type (dataclass, TypedDict, model, `list[X]`, None) or a JSON schema as a dict."""
-    task: bool
+    task: bool = False
     """Whether it answers with the UPID of a task (or null when the task ended within `background_delay`)."""
-    proxy: str | None
+    proxy: str | None = None
     """The path parameter that names the node which must answer."""
-    tokens: bool
+    tokens: bool = True
     """Whether API tokens may call it."""
-    upload: bool
+    upload: bool = False
     """Whether it takes multipart bodies without limit; its handler reads the stream itself."""
-    description: str
+    description: str = ""
 
     @property
     def segments(self) -> tuple[str, ...]:
@@ -104,18 +104,23 @@ class Registry:
     def add(self, endpoint: Endpoint) -> None:
         """Enters one endpoint; raises TypeError for declarations that contradict themselves or another one."""
         _check(endpoint)
+        branch = self.place(endpoint.segments)
+        if endpoint.verb in branch.methods:
+            raise TypeError(f"{endpoint.verb} {endpoint.path} is declared twice")
+        branch.methods[endpoint.verb] = endpoint
+        self._all.append(endpoint)
+
+    def place(self, segments: tuple[str, ...]) -> Branch:
+        """The branch of a path as it is declared (with its parameters in braces), made if need be."""
         branch = self.root
-        for segment in endpoint.segments:
+        for segment in segments:
             if not segment.startswith("{"):
                 branch = branch.literals.setdefault(segment, Branch())
                 continue
             branch.parameter = branch.parameter or Branch()
             branch = branch.parameter
             branch.swallows = branch.swallows or segment == SWALLOW
-        if endpoint.verb in branch.methods:
-            raise TypeError(f"{endpoint.verb} {endpoint.path} is declared twice")
-        branch.methods[endpoint.verb] = endpoint
-        self._all.append(endpoint)
+        return branch
 
     def match(self, segments: tuple[str, ...]) -> Match | None:
         """The place that decoded path segments lead to, or None."""

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""From a request to its answer: who is it, may they, is it well formed, do it, write it down.
+
+The order is part of the wire: credentials come before everything (a stranger learns nothing of the tree), an unknown
+method before its permission, the permission before the parameters.
+"""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from orrery.access.identity import Identity
+from orrery.access.rules import World
+from orrery.api import reply
+from orrery.api.call import Call
+from orrery.api.credentials import CSRF_HEADER, Kind, find_credentials
+from orrery.api.endpoint import Endpoint, Registry
+from orrery.api.manners import plain
+from orrery.api.parameters import Params
+from orrery.api.reply import Reply
+from orrery.api.request import body_parameters, form, merge, target
+from orrery.api.services import Services
+from orrery.errors import Failure, Forbidden, NotSupported, OrreryError, Unauthenticated
+
+log = structlog.get_logger()
+
+LOCAL = "local"
+"""Origin of requests from root on this host, who needs no credentials."""
+
+_AUDITED = (
+    "vmid newid userid username groupid roleid poolid storage tokenid realm path roles users groups tokens privs vms"
+    " disk size target node volume filename content upid delete"
+)
+AUDITED_VALUES = frozenset(_AUDITED.split())
+"""Parameters whose values go into the audit log; of all others only the name does."""
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A request with its body read (except for uploads)."""
+
+    verb: str
+    path: str
+    """Decoded."""
+    query: bytes
+    headers: Mapping[str, str]
+    """By lower-case name."""
+    origin: str
+    body: bytes = b""
+    request: Any = None
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A request that may be carried out."""
+
+    call: Call
+    params: Params
+
+
+@dataclass
+class Trail:
+    """What is known so far, for the audit line and the shape of the answer."""
+
+    format: str = "json"
+    who: str = "-"
+    subject: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    known: bool = False
+    """Whether the credentials were good, or none are needed."""
+
+
+class Dispatcher:
+    """Carries out requests; safe for many threads at once."""
+
+    def __init__(self, registry: Registry, services: Services) -> None:
+        self.registry = registry
+        self.services = services
+
+    def endpoint(self, verb: str, path: str) -> Endpoint | None:
+        """Where a request leads, before anything is judged; None for what does not exist."""
+        try:
+            goal = target(verb, path)
+        except OrreryError:
+            return None
+        match = self.registry.match(goal.segments)
+        return match.branch.methods.get(verb) if match else None
+
+    def answer(self, incoming: Incoming) -> Reply:
+        """The whole way of a request whose handler is a plain function."""
+        trail = Trail()
+        try:
+            admitted = self.admit(incoming, trail)
+            result = admitted.call.endpoint.handler(admitted.call, admitted.params)
+            answered = reply.succeed(result, trail.format)
+        except Exception as error:  # noqa: BLE001 - the last place that can answer
+            return self.failed(incoming, trail, error)
+        self.record(incoming, trail, "OK")
+        return answered
+
+    def failed(self, incoming: Incoming, trail: Trail, error: Exception) -> Reply:
+        """The answer to an error, with its audit line; a fault of ours is logged under a reference."""
+        if not isinstance(error, OrreryError):
+            reference = secrets.token_hex(4)
+            log.error("request failed", reference=reference, verb=incoming.verb, path=incoming.path, exc_info=error)
+            self.record(incoming, trail, f"internal error {reference}", status=500)
+            return reply.unexpected(reference, trail.format)
+        self.record(incoming, trail, error.message, status=error.status)
+        if isinstance(error, Unauthenticated) and not trail.known:
+            return reply.refuse(error.status, error.message)
+        return reply.fail(error, trail.format)
+
+    def admit(self, incoming: Incoming, trail: Trail) -> Admitted:
+        """Everything that comes before the handler. Raises what the client is to be told."""
+        goal = target(incoming.verb, incoming.path)
+        trail.format = goal.format
+        match = self.registry.match(goal.segments)
+        method = match.method(goal.verb) if match else None
+        identity = self._identify(incoming, method[0] if method else None)
+        trail.who, trail.known = str(identity), True
+        if method is None:
+            raise NotSupported(f"Method '{goal.verb} {goal.path}' not implemented")
+        endpoint, in_path = method
+        if identity.is_token and not endpoint.tokens:
+            raise Forbidden(
+                f"Permission check failed (URI '{goal.path}' not available with API token, need proper ticket.)"
+            )
+        raw = self._parameters(incoming, endpoint, in_path)
+        trail.subject = raw
+        node = raw.get(endpoint.proxy or "node")
+        if node == "localhost":
+            node = raw[endpoint.proxy or "node"] = self.services.node
+        self.services.permissions.check(endpoint.permission, identity, raw)
+        if endpoint.proxy is not None and node != self.services.node:
+            raise Failure(f"hostname lookup '{node}' failed - no node of this cluster has that name")
+        call = Call(endpoint, identity, incoming.origin, raw, self.services, incoming.request, trail.notes)
+        return Admitted(call, endpoint.params.from_wire(raw))
+
+    def record(self, incoming: Incoming, trail: Trail, result: str, *, status: int = 200) -> None:
+        """Writes the audit line that changes and refusals leave."""
+        if incoming.verb == "GET" and status not in (401, 403):
+            return
+        shown = [
+            f"{name}={plain(value)[:200]}" if name in AUDITED_VALUES and not isinstance(value, list | dict) else name
+            for name, value in trail.subject.items()
+        ]
+        path = incoming.path.removeprefix("/api2/json").removeprefix("/api2/extjs")
+        self.services.audit.record(
+            who=trail.who,
+            origin=incoming.origin,
+            action=f"{incoming.verb} {path}",
+            parameters=shown + trail.notes,
+            result=result,
+            status=status,
+        )
+
+    def _identify(self, incoming: Incoming, endpoint: Endpoint | None) -> Identity:
+        login = self.services.login
+        if incoming.origin == LOCAL:
+            return login.local_root()
+        if endpoint is not None and isinstance(endpoint.permission, World):
+            return login.nobody()
+        credentials = find_credentials(incoming.headers)
+        if credentials is None:
+            raise Unauthenticated("No ticket")
+        if credentials.kind is Kind.TOKEN:
+            return login.by_token(credentials.text)
+        identity = login.by_ticket(credentials.text)
+        exempt = incoming.verb == "GET" or (endpoint is not None and endpoint.upload)
+        if not exempt and not login.csrf_matches(identity, incoming.headers.get(CSRF_HEADER, "")):
+            raise Unauthenticated("Permission denied - invalid csrf token")
+        return identity
+
+    @staticmethod
+    def _parameters(incoming: Incoming, endpoint: Endpoint, in_path: Mapping[str, str]) -> dict[str, Any]:
+        body = {} if endpoint.upload else body_parameters(incoming.headers.get("content-type", ""), incoming.body)
+        return merge(in_path, form(incoming.query), body)
