@@ -8,7 +8,8 @@ process may deadlock), as a program of its own: `python -I -S launch.py SPEC_FD 
 standard library and nothing of ours. The specification is plain JSON, made by `orrery.system.jail`:
 
     argv, env, cwd (None: the root)    session: own session and process group
-    fds: wanted number -> present one  parent: pid with which the child shall die, 0 for none
+    fds: wanted number -> present one
+    parent: pid with which the child shall die (0: none), parent_signal: by which signal
     cgroups: files to write the own pid to    nice, umask, limits [[resource, limit]]
     jail: None, or {uid, gid, groups, capabilities, network, binds [[source, target, writable, optional]],
           folders, files {path: text}, links {path: target}, devices [name], tmp_size, proc}
@@ -100,7 +101,7 @@ def _become(spec: dict[str, Any], error_fd: int) -> None:
     if jail is not None:
         _drop(jail)
     if spec["parent"]:
-        _call("parent-death signal", _LIBC.prctl, _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        _call("parent-death signal", _LIBC.prctl, _PR_SET_PDEATHSIG, spec["parent_signal"], 0, 0, 0)
         if os.getppid() != spec["parent"]:
             raise _Step("parent is gone", errno.ESRCH)
     os.chdir(spec["cwd"] or "/")

@@ -296,13 +296,15 @@ def spawn(
     cwd: str | None = None,
     new_session: bool = True,
     die_with_parent: bool = False,
+    parent_death_signal: int = signals.SIGKILL,
     redact: Sequence[str] = (),
 ) -> ProcessId:
     """Start a program that stays, and return once it has really begun (or raise Failure saying at which step it ended).
 
     `pass_fds` maps numbers in the child to our descriptors (a plain sequence keeps the numbers); 0 to 2 not given are
     /dev/null; all others are closed. With a `jail` the paths in `argv` and `cwd` are those inside it. With
-    `die_with_parent` it is killed when the *thread* that called this ends. Reap it with `reap` when it is our child.
+    `die_with_parent` it gets `parent_death_signal` when the *thread* that called this ends. Reap it with `reap` when it
+    is our child.
     """
     arguments = tuple(os.fspath(part) for part in argv)
     title = name or Path(arguments[0]).name
@@ -319,6 +321,7 @@ def spawn(
         "session": new_session,
         "fds": {str(number): fd for number, fd in mapped.items()},
         "parent": os.getpid() if die_with_parent else 0,
+        "parent_signal": int(parent_death_signal),
         "jail": jail.describe() if jail else None,
         "cgroups": [str(path) for path in jail.cgroups] if jail else [],
         "nice": jail.nice if jail else 0,
@@ -418,6 +421,31 @@ def _state(pid: int) -> tuple[str, int] | None:
         return None
     fields = text[text.rindex(b")") + 2 :].split()
     return fields[0].decode(), int(fields[19])
+
+
+def session_members(leader: ProcessId) -> list[ProcessId]:
+    """The living processes of the session that `leader` began (`spawn` gives each program its own), itself included.
+
+    The kernel gives a leader's number to nobody else while a member lives; a later session of that number begins with a
+    leader that is not this one, and then nothing is found.
+    """
+    present = identity(leader.pid)
+    if present is not None and present != leader:
+        return []
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and _session(int(entry.name)) == leader.pid:
+            member = identity(int(entry.name))
+            if member is not None and alive(member):
+                found.append(member)
+    return found
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def open_pidfd(process: ProcessId) -> int | None:
