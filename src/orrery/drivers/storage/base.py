@@ -61,7 +61,10 @@ class StorageDriver(Protocol):
     """Formats that images may have here, the default first."""
 
     def activate(self) -> None:
-        """Makes the storage usable (folders, mounts); raises `Failure` with what to do."""
+        """Makes the storage usable (folders, mounts) and removes what crashed tasks left half made.
+
+        Idempotent, cheap, and safe while others work. Raises `Failure` with what to do.
+        """
         ...
 
     def usage(self) -> Usage:
@@ -80,7 +83,7 @@ class StorageDriver(Protocol):
         """Where a volume can be opened; checked against the storage's own folder. It need not exist yet."""
         ...
 
-    def next_name(self, vmid: int, format: str, stem: str = "disk") -> str:
+    def next_name(self, vmid: int, image_format: str, stem: str = "disk") -> str:
         """A volume name for a new image that is free now (`100/vm-100-disk-0.qcow2`); nothing is made."""
         ...
 
@@ -93,15 +96,41 @@ class StorageDriver(Protocol):
         ...
 
     def free(self, volume: str) -> None:
-        """Removes a volume; one that is gone already is no error. Raises `Failure` for protected ones and bases in use."""
+        """Removes a volume; one that is gone already is no error.
+
+        Raises `Failure` for protected ones and for bases in use.
+        """
         ...
 
-    def copy_in(self, source: Path, source_format: str, volume: str, progress: Progress | None = None) -> None:
-        """Makes image `volume` with the contents of the file `source`, converting formats; a failure leaves nothing."""
+    def copy_in(
+        self,
+        source: Path,
+        source_format: str,
+        volume: str,
+        progress: Progress | None = None,
+        *,
+        trusted: bool = False,
+    ) -> None:
+        """Makes image `volume` with the contents of the file `source`, converting formats; a failure leaves nothing.
+
+        A `trusted` source was made here for a guest, and may be based on another image; any other, such as an upload,
+        is refused when it refers to other files, and is read in a jail.
+        """
         ...
 
     def staging(self, volume: str) -> Path:
-        """A private file beside the volume's place, in which an upload or download grows before `publish`."""
+        """A private file beside the volume's place, in which an upload or download grows before `publish`.
+
+        It belongs to this process: when that is dead, `activate` removes the file. It is empty, mode 0600.
+        """
+        ...
+
+    def adopt(self, staged: Path) -> Path:
+        """Makes this process the owner of a staged file, which gets another path for it; raises `NotFound`."""
+        ...
+
+    def discard(self, staged: Path) -> None:
+        """Removes a staged file, also by the path that it had before `adopt`; absent is no error."""
         ...
 
     def publish(self, staged: Path, volume: str, *, replace: bool = False) -> None:
