@@ -102,6 +102,11 @@ class Identity:
         return self.token is None and self.user == ROOT
 
     @property
+    def is_token(self) -> bool:
+        """Whether an API token acts, not the user in person."""
+        return self.token is not None
+
+    @property
     def token_id(self) -> TokenId | None:
         """The token's full id, None for a plain user."""
         return None if self.token is None else TokenId(self.user, self.token)

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a realm is: the place that knows the passwords of its users."""
+
+from typing import Protocol
+
+from orrery.model.identity import UserId
+
+PASSWORD_LIMIT = 4096
+"""Longer passwords are refused unread, in bytes."""
+
+
+class Realm(Protocol):
+    """Blocking, safe for several threads; called from worker threads only."""
+
+    def authenticate(self, user: UserId, password: str) -> bool:
+        """Whether this is the user's password. Takes as long for a user who does not exist."""
+        ...
+
+    def set_password(self, user: UserId, password: str) -> None:
+        """Sets the password. Raises `NotSupported` when the realm cannot, `Failure` when it refuses."""
+        ...
+
+    def forget(self, user: UserId) -> None:
+        """Drops what the realm keeps of a user who was deleted."""
+        ...
+
+
+def acceptable(password: str) -> bool:
+    """Whether a password may be checked at all: not empty, not huge, no NUL (which would cut it short in C)."""
+    return bool(password) and "\0" not in password and len(password.encode(errors="replace")) <= PASSWORD_LIMIT
