@@ -20,14 +20,14 @@ class TaskHandle(Protocol):
         ...
 
     def progress(self, done: int, total: int, unit: str = "bytes", step: str = "") -> None:
-        """Reports structured progress; cheap enough to be called for every chunk. Raises `Cancelled` when asked to stop."""
+        """Reports structured progress; cheap enough for every chunk. Raises `Cancelled` when asked to stop."""
         ...
 
-    def before(self, undo: str, **arguments: Any) -> int:
+    def before(self, undo: str, /, **arguments: Any) -> int:
         """Journals, durably, the undo action `undo` before the act that it would undo; returns the record's id."""
         ...
 
-    def step(self, name: str, **data: Any) -> None:
+    def step(self, name: str, /, **data: Any) -> None:
         """Journals a transition that needs no undo. Raises `Cancelled` when asked to stop."""
         ...
 
