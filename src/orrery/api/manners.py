@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from orrery.model import formats
 from orrery.model.propertystring import PropertyString as Options
 from orrery.model.textformats import split_list
 from orrery.model.values import Scalar, Value
@@ -124,14 +125,24 @@ class Text(Manner):
     min_length: int | None = None
     max_length: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.format is not None and not {self.format, self.format.removesuffix("-list")} & formats.format_names():
+            raise TypeError(f"there is no format '{self.format}'")
+
     def parse(self, value: Any) -> str:
         if isinstance(value, list | dict):
             raise wrong_type("string", value)
         text = plain(value)
         if _CONTROL.search(text):
             raise Refused("invalid format - value contains control characters")
-        rule = Scalar(pattern=self.pattern, min_length=self.min_length, max_length=self.max_length, format=self.format)
-        return str(_checked(rule, text))
+        rule = Scalar(pattern=self.pattern, min_length=self.min_length, max_length=self.max_length)
+        checked = str(_checked(rule, text))
+        if self.format is None:
+            return checked
+        try:
+            return formats.check_format(self.format, checked)
+        except ValueError as wrong:
+            raise Refused(f"invalid format - {wrong}") from wrong
 
     def schema(self) -> dict[str, Any]:
         return super().schema() | _given(

@@ -91,9 +91,10 @@ class Params(BaseModel):
     def from_wire(cls, raw: Mapping[str, Any]) -> Self:
         """Validates what a client sent. Raises `ParameterError` that names every fault, not only the first."""
         given = {name: value for name, value in raw.items() if value is not None}
-        faults = _missing_companions(cls.declared(), given)
+        folded, faults = _fold(cls.declared(), given)
+        faults = _missing_companions(cls.declared(), given) | faults
         try:
-            model = cls.model_validate(_fold(cls.declared(), given))
+            model = cls.model_validate(folded)
         except ValidationError as wrong:
             for error in wrong.errors(include_url=False, include_input=False):
                 faults.setdefault(_wire_name(error["loc"]), _text(error))
@@ -176,19 +177,20 @@ def _manner_in(annotation: Any) -> Manner | None:
 _INDEXED = re.compile(r"([a-z_-]+)(0|[1-9][0-9]{0,3})")
 
 
-def _fold(declared: Mapping[str, Declared], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Gathers net0, net1, … into the field of `net[n]`; an index out of range stays as it is: unknown."""
+def _fold(declared: Mapping[str, Declared], given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Gathers net0, net1, … into the field of `net[n]`; and what is wrong with the names that nothing has."""
     folded: dict[str, Any] = {}
+    unknown: dict[str, str] = {}
     for name, value in given.items():
         found = _INDEXED.fullmatch(name)
-        family = declared.get(f"{found[1]}[n]") if found and name not in declared else None
-        if found and family and family.indices is not None and int(found[2]) < family.indices:
-            folded.setdefault(family.name, {})[int(found[2])] = value
-        elif f"{name}[n]" in declared:
-            folded[f"{name}[n]"] = value  # nothing has this name: reported as unknown under the name that was sent
-        else:
+        family = declared.get(f"{found[1]}[n]") if found else None
+        if name in declared and declared[name].indices is None:
             folded[name] = value
-    return folded
+        elif found and family and int(found[2]) < (family.indices or 0):
+            folded.setdefault(family.name, {})[int(found[2])] = value
+        else:
+            unknown[name] = UNKNOWN
+    return folded, unknown
 
 
 def _missing_companions(declared: Mapping[str, Declared], given: Mapping[str, Any]) -> dict[str, str]:
@@ -206,8 +208,4 @@ def _wire_name(location: tuple[int | str, ...]) -> str:
 
 
 def _text(error: Any) -> str:
-    if error["type"] == "missing":
-        return MISSING
-    if error["type"] == "extra_forbidden":
-        return UNKNOWN
-    return str(error["msg"])
+    return MISSING if error["type"] == "missing" else str(error["msg"])

@@ -68,8 +68,9 @@ def check_body(verb: str, headers: Mapping[str, str]) -> int:
     """The announced length of the body. Raises for what no method takes: chunks, or a body where none belongs."""
     if headers.get("transfer-encoding") or headers.get("x-transfer-encoding"):
         raise NotSupported("chunked transfer encoding not supported")
-    length = headers.get("content-length", "0")
-    size = int(length) if re.fullmatch(r"[0-9]{1,18}", length) else 0
+    # The front names the length of a body that it did not pass on because it is too large.
+    announced = (headers.get(name, "") for name in ("content-length", "x-body-length"))
+    size = max((int(length) for length in announced if re.fullmatch(r"[0-9]{1,18}", length)), default=0)
     if size and verb in ("GET", "DELETE"):
         raise NotSupported(f"Unexpected content for method '{verb}'")
     return size
