@@ -17,6 +17,7 @@ _UPID = re.compile(r"UPID:[A-Za-z0-9.-]+:[0-9A-Fa-f]{8,}:[0-9A-Fa-f]{8,}:[0-9A-F
 _LONGEST_FILE_NAME = 255  # NAME_MAX of every file system that Linux boots from
 
 PRIVATE = 0o700
+READABLE = 0o755  # below a private folder: for a jailed child that sees this folder alone
 FRONT = 0o750  # the front's group may look into its own folders, nothing else
 
 
@@ -172,11 +173,6 @@ class Paths:
         return self.run / "zygote.sock"
 
     @property
-    def dnsmasq_process(self) -> Path:
-        """Identity of the running DHCP and DNS service."""
-        return self.run / "dnsmasq.json"
-
-    @property
     def serve_lock(self) -> Path:
         """Held by the one `serve` of this root."""
         return self.run / "serve.lock"
@@ -213,10 +209,11 @@ class Paths:
         private = (
             *(self.etc, self.lib, self.log, self.run),
             *(self.tls, self.keys, self.lib / "storage", self.local_storage),
-            *(self.network_lib, self.task_logs, self.guests_run, self.tasks_run),
+            *(self.task_logs, self.guests_run, self.tasks_run),
         )
         for folder in private:
             _folder(folder, PRIVATE)
+        _folder(self.network_lib, READABLE)
         _folder(self.front, FRONT, os.geteuid(), gid)
         _folder(self.nginx_run, PRIVATE, uid, gid)
         _folder(self.nginx_log, PRIVATE, uid, gid)

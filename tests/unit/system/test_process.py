@@ -257,6 +257,17 @@ def test_a_reused_number_is_another_process(sleeper: ProcessId) -> None:
     assert process.alive(sleeper)
 
 
+def test_search_finds_by_a_whole_argument(tmp_path: Path) -> None:
+    mark = f"orrery-test-{os.getpid()}"
+    child = process.spawn(["sh", "-c", "sleep 50; true", mark])
+    assert process.search(mark) == [child]
+    assert process.search(mark[:-1]) == []
+    process.signal(child, signal.SIGKILL)
+    process.wait(child, 5)
+    assert process.search(mark) == []
+    process.reap(child)
+
+
 def test_names_with_spaces_and_brackets_do_not_confuse(tmp_path: Path) -> None:
     program = tmp_path / "a) Z 1 (b"
     program.symlink_to("/bin/sleep")
