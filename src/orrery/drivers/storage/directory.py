@@ -25,6 +25,7 @@ from orrery.system import files
 
 _FILES: Final = ("iso", "vztmpl", "backup", "snippets", "import")
 _FOLDER_MODE: Final = 0o700  # guests get open files, the front gets nothing: only root needs to look in
+_IMPORT_MODE: Final = 0o644
 _SECTOR: Final = 512
 _PUBLISH_ATTEMPTS: Final = 100
 _MAX_IMAGES_PER_GUEST: Final = 10_000
@@ -170,6 +171,8 @@ class DirectoryStorage:
                 files.sync_dir(path.parent)
             if parsed.content == "images":
                 _remove_empty(path.parent)
+            # Whoever undoes a task that was killed calls this: what it had begun goes too.
+            staging.sweep(self._folder(parsed.content), self.node)
         except OSError as error:
             raise files.failure(error, f"unable to remove volume '{self._volid(volume)}'") from error
 
@@ -192,7 +195,11 @@ class DirectoryStorage:
 
     def publish(self, staged: Path, volume: str, *, replace: bool = False) -> None:
         """Gives a staged file its name, durably."""
-        self._place(self._staged(staged), self._parse(volume), replace=replace)
+        parsed = self._parse(volume)
+        if parsed.content == "import":
+            # Readers of images that nobody vouches for run as nobody; the folders above keep everybody else out.
+            self._staged(staged).chmod(_IMPORT_MODE)
+        self._place(self._staged(staged), parsed, replace=replace)
 
     def set_attributes(self, volume: str, *, notes: str | None = None, protected: bool | None = None) -> None:
         """Notes and protection of backups."""

@@ -10,31 +10,23 @@ import json
 import os
 import re
 import resource
-import select
-import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
 from orrery.drivers.storage.base import Progress
 from orrery.drivers.storage.header import MAX_VIRTUAL_SIZE, read_header
+from orrery.drivers.storage.untrusted import SEEN_SOURCE, SEEN_TARGET, jail_of, run_jailed
 from orrery.errors import Failure, NoSpace, NotSupported
 from orrery.system import files, process
-from orrery.system.jail import Bind, Jail
+from orrery.system.jail import Jail
 
 _QUICK: Final = 300.0
 _LONG: Final = 7 * 86400.0
 _PERCENT: Final = re.compile(rb"\(\s*([0-9.]+)/100%\)")
 _OUT_OF_SPACE: Final = ("No space left on device", "Disk quota exceeded")
-_NOBODY: Final = 65534
-_SEEN_SOURCE: Final = "/in/image"
-_SEEN_TARGET: Final = "/out/image"
-_MEMORY: Final = 4 << 30
 _INSPECT_SECONDS: Final = 60
 _MAX_ANSWER: Final = 1 << 20
-_ENDING_SECONDS: Final = 30
-_PIPE_CHUNK: Final = 1 << 16
 
 
 def create(path: Path, image_format: str, size: int, preallocation: str) -> None:
@@ -99,7 +91,7 @@ def refuse_untrusted(path: Path, image_format: str) -> int:
         return size
     described = _inspect(path, image_format)
     extents = described.get("format-specific", {}).get("data", {}).get("extents", [])
-    foreign = [extent for extent in extents if extent.get("filename") not in (_SEEN_SOURCE, f"file:{_SEEN_SOURCE}")]
+    foreign = [extent for extent in extents if extent.get("filename") not in (SEEN_SOURCE, f"file:{SEEN_SOURCE}")]
     if "backing-filename" in described or described.get("encrypted") or foreign:
         raise Failure("the image is refused: it is based on another file or encrypted")
     if described.get("virtual-size") != size:
@@ -120,8 +112,8 @@ def _require_sound(path: Path, image_format: str, *, trusted: bool) -> int:
 def _inspect(path: Path, image_format: str) -> dict[str, Any]:
     answer = bytearray()
     limits = {resource.RLIMIT_CPU: _INSPECT_SECONDS, resource.RLIMIT_FSIZE: 0}
-    argv = ["info", "--output=json", "-f", image_format, f"file:{_SEEN_SOURCE}"]
-    _jailed(argv, _jail(path, None, limits), _INSPECT_SECONDS, answer.extend)
+    argv = ["info", "--output=json", "-f", image_format, f"file:{SEEN_SOURCE}"]
+    _qemu_img_jailed(argv, jail_of(path, limits=limits), _INSPECT_SECONDS, answer.extend)
     try:
         described = json.loads(answer)
     except ValueError as error:
@@ -188,80 +180,19 @@ def _complaint(stderr: bytes, code: int) -> Failure | NoSpace:
     return Failure(f"qemu-img failed: {text}")
 
 
-def _jail(source: Path, target: Path | None, limits: dict[int, int] | None = None) -> Jail:
-    """Shows the source, and the target to write to, and nothing else of the host's data; no network.
-
-    The user is nobody where the source's rights allow it, else the source's owner without any capability.
-    """
-    state = source.stat()
-    uid = _NOBODY if state.st_mode & 0o004 else state.st_uid
-    binds = [Bind(source, _SEEN_SOURCE)]
-    if target is not None:
-        binds.append(Bind(target, _SEEN_TARGET, writable=True))
-    bounds = {resource.RLIMIT_CORE: 0, resource.RLIMIT_AS: _MEMORY, **(limits or {})}
-    return Jail(uid, _NOBODY, user="image", network=False, binds=tuple(binds), tmp_size=0, proc=False, limits=bounds)
-
-
 def _convert_jailed(options: Sequence[str], source: Path, target: Path, meter: _Meter) -> None:
-    jail = _jail(source, target)
+    jail = jail_of(source, target)
     owner = target.stat()
     try:
         os.chown(target, jail.uid, -1)
-        _jailed([*options, f"file:{_SEEN_SOURCE}", f"file:{_SEEN_TARGET}"], jail, _LONG, meter)
+        _qemu_img_jailed([*options, f"file:{SEEN_SOURCE}", f"file:{SEEN_TARGET}"], jail, _LONG, meter)
     except OSError as error:
         raise files.failure(error, "unable to hand over the new image") from error
     finally:
         os.chown(target, owner.st_uid, -1)
 
 
-def _jailed(arguments: Sequence[str], jail: Jail, timeout: float, on_output: Callable[[bytes], None]) -> None:
-    """Runs qemu-img in a jail to its end; any exception here ends it."""
-    with ExitStack() as stack:
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        stack.callback(os.close, reading)
-        complaints = os.memfd_create("stderr", os.MFD_CLOEXEC)
-        stack.callback(os.close, complaints)
-        try:
-            child = process.spawn(
-                ["qemu-img", *arguments], jail=jail, stdout=writing, stderr=complaints, die_with_parent=True
-            )
-        finally:
-            os.close(writing)
-        try:
-            _listen(reading, timeout, on_output)
-            code = _ended(child)
-        except BaseException:
-            process.terminate(child, grace=0)
-            raise
-        if code != 0:
-            raise _complaint(os.pread(complaints, _MAX_ANSWER, 0), code)
-
-
-def _ended(child: process.ProcessId) -> int:
-    """The exit code of a child that has closed its output; its last threads may still need a moment to go."""
-    deadline = time.monotonic() + _ENDING_SECONDS
-    while process.wait(child, max(deadline - time.monotonic(), 0)):
-        code = process.reap(child)
-        if code is not None:
-            return code
-        if time.monotonic() >= deadline:
-            break
-        time.sleep(0.002)
-    raise Failure("qemu-img did not end")
-
-
-def _listen(reading: int, timeout: float, on_output: Callable[[bytes], None]) -> None:
-    poll = select.poll()
-    poll.register(reading, select.POLLIN)
-    deadline = time.monotonic() + timeout
-    heard = 0
-    while True:
-        if not poll.poll(max(deadline - time.monotonic(), 0) * 1000):
-            raise Failure(f"qemu-img did not finish within {timeout:g} seconds")
-        piece = os.read(reading, _PIPE_CHUNK)
-        if not piece:
-            return
-        heard += len(piece)
-        if heard > _MAX_ANSWER:
-            raise Failure("qemu-img says too much")
-        on_output(piece)
+def _qemu_img_jailed(arguments: Sequence[str], jail: Jail, timeout: float, on_output: Callable[[bytes], None]) -> None:
+    code, complaints = run_jailed(["qemu-img", *arguments], jail, timeout, on_output, limit=_MAX_ANSWER)
+    if code != 0:
+        raise _complaint(complaints, code)
