@@ -259,7 +259,7 @@ def test_a_reused_number_is_another_process(sleeper: ProcessId) -> None:
 
 def test_search_finds_by_a_whole_argument(tmp_path: Path) -> None:
     mark = f"orrery-test-{os.getpid()}"
-    child = process.spawn(["sh", "-c", "sleep 50; true", mark])
+    child = process.spawn(["sh", "-c", "while :; do sleep 0.1; done", mark])
     assert process.search(mark) == [child]
     assert process.search(mark[:-1]) == []
     process.signal(child, signal.SIGKILL)
