@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Builds the demonstration guest: a bootable disk image of some 20 MB, made of Debian's packages.
+
+A kernel, busybox, dropbear (SSH), the QEMU guest agent and the scripts in `guest/`. The guest takes an address by DHCP,
+prints `READY ip ADDRESS` on its console, lets root in by SSH and console, answers the agent, obeys the power button,
+takes up devices that are plugged while it runs, and at boot grows into the disk that it finds.
+
+    python -m orrery.demo.image --output demo.qcow2
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from orrery.demo.archive import initial_ramdisk
+from orrery.demo.bootdisk import MEBIBYTE, BootDisk
+from orrery.demo.modules import DEVICES, STORAGE, KernelModules
+from orrery.demo.packages import DebianPackages
+from orrery.errors import Failure, OrreryError
+from orrery.system.files import FileLock, sync_dir, write_atomic
+from orrery.system.process import run
+
+# Debian's kernel for clouds unpacks fastest; the general one also knows SATA, e1000 and old SCSI controllers.
+CLOUD_KERNEL = "cloud-amd64"
+GENERAL_KERNEL = "amd64"
+DEFAULT_SIZE = 128 * MEBIBYTE
+
+_GUEST = Path(__file__).parent / "guest"
+_LIBRARY_FOLDERS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
+_LOADER = "lib64/ld-linux-x86-64.so.2"
+_PROGRAMS = ("usr/sbin/dropbear", "usr/bin/dropbearkey", "usr/sbin/qemu-ga", "sbin/resize2fs")
+_PROGRAM_PACKAGES = ("dropbear-bin", "qemu-guest-agent", "e2fsprogs")
+_BUSYBOX_PACKAGE = "busybox-static"
+_KERNEL_ARGUMENTS = "rw quiet loglevel=3 memhp_default_state=online console=tty0 console=ttyS0,115200"
+_TOOL_TIMEOUT = 30.0
+_BUILD_TIMEOUT = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """How to get into the guest as root: a password, and public keys in the format of authorized_keys."""
+
+    password: str
+    authorized_keys: Sequence[str] = ()
+
+
+def build(output: Path, *, cache: Path, login: Login, kernel: str = CLOUD_KERNEL, size: int = DEFAULT_SIZE) -> None:
+    """Write the image (qcow2, mode 0600) to `output`, which appears whole or not at all.
+
+    `cache` keeps packages between builds; builds that share it wait for each other. `size` is in bytes and a multiple
+    of a MiB. Raises Failure when packages cannot be had or a tool fails.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / "lock", timeout=_BUILD_TIMEOUT), tempfile.TemporaryDirectory(dir=cache) as folder:
+        work = Path(folder)
+        disk = _assemble(work, DebianPackages(cache), login, kernel, size)
+        partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
+        try:
+            disk.write(partial, work)
+            partial.chmod(0o600)
+            _flush(partial)
+            partial.replace(output)
+            sync_dir(output.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _assemble(work: Path, packages: DebianPackages, login: Login, kernel: str, size: int) -> BootDisk:
+    kernel_package, *programs = packages.needed(kernel, _PROGRAM_PACKAGES)
+    trees = packages.unpack([kernel_package, _BUSYBOX_PACKAGE, *programs])
+    kernel_tree = next(tree for tree in trees if tree.name.startswith(kernel_package))
+    modules = KernelModules(kernel_tree)
+    busybox = _find(trees, "bin/busybox")
+
+    root = work / "root"
+    _skeleton(root, busybox)
+    _add_programs(root, trees)
+    modules.install((*STORAGE, *DEVICES), root)
+    _overlay(_GUEST / "root", root)
+    _add_login(root, login)
+
+    ramdisk = work / "ramdisk"
+    _skeleton(ramdisk, busybox)
+    modules.install(STORAGE, ramdisk)
+    _overlay(_GUEST / "initramfs", ramdisk)
+
+    boot = root / "boot"
+    shutil.copy(kernel_tree / "boot" / f"vmlinuz-{modules.version}", boot / "vmlinuz")
+    (boot / "initrd").write_bytes(initial_ramdisk(ramdisk))
+    return BootDisk(root, "/boot/vmlinuz", "/boot/initrd", str(uuid.uuid4()), _KERNEL_ARGUMENTS, size)
+
+
+def _find(trees: Iterable[Path], path: str) -> Path:
+    for tree in trees:
+        if (tree / path).is_file():
+            return tree / path
+    raise Failure(f"none of the packages for the demonstration guest holds '{path}'")
+
+
+def _skeleton(root: Path, busybox: Path) -> None:
+    """Folders in the merged layout (/bin is /usr/bin …) and busybox under all its names."""
+    for folder in ("usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "boot", "dev", "etc", "mnt", "proc", "root"):
+        (root / folder).mkdir(parents=True)
+    for folder in ("run", "sys", "tmp", "var/log"):
+        (root / folder).mkdir(parents=True)
+    (root / "root").chmod(0o700)
+    (root / "tmp").chmod(0o1777)
+    for name in ("bin", "sbin", "lib", "lib64"):
+        (root / name).symlink_to(f"usr/{name}")
+    (root / "var/run").symlink_to("/run")
+    shutil.copy(busybox, root / "usr/bin/busybox")
+    for applet in run([str(busybox), "--list-full"], timeout=_TOOL_TIMEOUT).text.split():
+        folder = "usr/sbin" if "sbin/" in applet else "usr/bin"
+        with contextlib.suppress(FileExistsError):
+            (root / folder / Path(applet).name).symlink_to("/usr/bin/busybox")
+
+
+def _add_programs(root: Path, trees: Sequence[Path]) -> None:
+    """Programs, their libraries and the loader, all from the packages and none from this host."""
+    folders = [str(tree / folder) for tree in trees for folder in _LIBRARY_FOLDERS if (tree / folder).is_dir()]
+    loader = _find(trees, _LOADER)
+    _install(loader, root / "usr" / "lib64" / loader.name)
+    for program in _PROGRAMS:
+        source = _find(trees, program)
+        _install(source, root / "usr" / Path(program).parent.name / source.name)
+        command = [str(loader), "--inhibit-cache", "--library-path", ":".join(folders), "--list", str(source)]
+        for line in run(command, timeout=_TOOL_TIMEOUT).text.splitlines():
+            # `NAME => PATH (ADDRESS)`; the kernel's own page and the loader itself have no arrow or are there already
+            name, arrow, place = line.strip().partition(" => ")
+            if arrow and place.startswith("/") and not name.startswith("/"):
+                _install(Path(place.split(" (")[0]), root / "usr/lib/x86_64-linux-gnu" / name)
+
+
+def _install(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)  # busybox may have a link of the same name there
+    shutil.copyfile(source, target)
+    target.chmod(0o755)
+
+
+def _overlay(source: Path, root: Path) -> None:
+    """Our own files over the tree; whatever begins with `#!` becomes executable, however it was checked out."""
+    for path in source.rglob("*"):
+        target = root / path.relative_to(source)
+        if path.is_dir():
+            target.mkdir(exist_ok=True)
+            continue
+        content = path.read_bytes()
+        target.unlink(missing_ok=True)
+        target.write_bytes(content)
+        target.chmod(0o755 if content.startswith(b"#!") else 0o644)
+
+
+def _add_login(root: Path, login: Login) -> None:
+    command = ["openssl", "passwd", "-6", "-stdin"]
+    hashed = run(command, input=f"{login.password}\n".encode(), timeout=_TOOL_TIMEOUT).text.strip()
+    write_atomic(root / "etc/shadow", f"root:{hashed}:20000:0:99999:7:::\nnobody:*:20000:0:99999:7:::\n".encode())
+    (root / "etc/dropbear").mkdir(mode=0o700)
+    if login.authorized_keys:
+        (root / "root/.ssh").mkdir(mode=0o700)
+        text = "".join(f"{key.strip()}\n" for key in login.authorized_keys)
+        write_atomic(root / "root/.ssh/authorized_keys", text.encode())
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def main() -> int:
+    """The command line; a random password is printed, a given one is not."""
+    parser = argparse.ArgumentParser(
+        prog="orrery.demo.image", description="Build the demonstration guest's disk image."
+    )
+    parser.add_argument("--output", type=Path, required=True, help="where to write the qcow2 image")
+    parser.add_argument("--cache", type=Path, default=Path("build/demo"), help="folder for packages (%(default)s)")
+    parser.add_argument("--password-file", type=Path, help="file with root's password; without it one is made up")
+    parser.add_argument("--authorized-keys", type=Path, help="file with public keys that may log in as root")
+    parser.add_argument("--kernel", choices=(CLOUD_KERNEL, GENERAL_KERNEL), default=CLOUD_KERNEL)
+    parser.add_argument("--size", type=int, default=DEFAULT_SIZE // MEBIBYTE, help="disk size in MiB (%(default)s)")
+    arguments = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    given: Path | None = arguments.password_file
+    keys: Path | None = arguments.authorized_keys
+    try:
+        password = given.read_text().splitlines()[0] if given else secrets.token_urlsafe(9)
+        lines = [line for line in keys.read_text().splitlines() if line.strip()] if keys else []
+        login = Login(password, lines)
+        build(
+            arguments.output.absolute(),
+            cache=arguments.cache.absolute(),
+            login=login,
+            kernel=arguments.kernel,
+            size=arguments.size * MEBIBYTE,
+        )
+    except (OrreryError, OSError, IndexError) as error:
+        print(f"cannot build the demonstration guest: {error}", file=sys.stderr)
+        return 1
+    print(f"image: {arguments.output}")
+    print("user: root")
+    if not given:
+        print(f"password: {password}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
