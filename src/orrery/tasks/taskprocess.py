@@ -157,7 +157,7 @@ def _stop_if_asked(world: World, journal: Journal, upid: Upid, kind: str) -> Non
 
 def _entitle(upid: Upid) -> None:
     """Shows the task in lists of processes: its name by the kernel's 15 characters, the whole UPID as its arguments."""
-    set_title(f"{upid.kind} {upid.id}", f"task {upid}")
+    set_title(f"{upid.kind} {upid.id}".rstrip(), f"task {upid}")
 
 
 def set_title(name: str, arguments: str) -> None:

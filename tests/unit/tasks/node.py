@@ -20,14 +20,18 @@ from tests.unit.tasks import dummies
 from orrery.model.identity import Identity
 from orrery.system import process
 from orrery.system.paths import Paths
+from orrery.system.process import ProcessId
 from orrery.tasks import registry
+from orrery.tasks.daemonlog import log_into
 from orrery.tasks.journal import Journal
+from orrery.tasks.locks import own_identity
 from orrery.tasks.runner import Runner
 from orrery.tasks.task import TaskRecord, Upid
 from orrery.tasks.zygote import Zygote
 
 REPOSITORY = Path(__file__).parents[3]
 ANNA = Identity.parse("anna@pve")
+DEAD = ProcessId(1 << 22, 1)  # no process has a number above pid_max
 
 
 def make_paths(root: Path) -> Paths:
@@ -38,7 +42,7 @@ def make_paths(root: Path) -> Paths:
 
 
 @contextlib.contextmanager
-def running(root: Path) -> Iterator[Runner]:
+def running(root: Path, retry_seconds: float = 0.01) -> Iterator[Runner]:
     """A runner in this process."""
     paths = make_paths(root)
     os.environ["PYTHONPATH"] = str(REPOSITORY)
@@ -46,7 +50,7 @@ def running(root: Path) -> Iterator[Runner]:
     zygote.launch()
     journal = Journal(paths.tasks_db, paths.task_logs)
     runner = Runner(paths, "n1", journal, zygote)
-    runner.retry_seconds = 0.01
+    runner.retry_seconds = retry_seconds
     runner.open()
     try:
         yield runner
@@ -74,10 +78,14 @@ class Daemon:
         assert self.process.stdout is not None
         return self.process.stdout
 
-    def start(self, operation: dummies.Build | dummies.Wait) -> Upid:
+    def order(self, operation: dummies.Build | dummies.Wait) -> None:
+        """Has a task started, without waiting for its UPID."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{operation.kind} {json.dumps(registry.encode(operation))}\n")
         self.process.stdin.flush()
+
+    def upid(self) -> Upid:
+        """The answer to an order."""
         return Upid.parse(self._out.readline().strip())
 
     def kill(self) -> None:
@@ -87,6 +95,23 @@ class Daemon:
         if self.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()
+
+
+def enter(
+    journal: Journal,
+    worker: ProcessId | None = None,
+    *,
+    kind: str = "qmstart",
+    subject: str = "100",
+    user: str = "a@pve",
+    starttime: int = 1000,
+    locks: tuple[str, ...] = (),
+) -> Upid:
+    """Begins a task in the journal alone; `worker` is its process, by default this one."""
+    who = worker or own_identity()
+    upid = Upid("n", who.pid, who.start, starttime, kind, subject, user)
+    journal.begin(upid, {"vmid": 100}, locks)
+    return upid
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -112,7 +137,8 @@ def log_of(journal: Journal, upid: Upid) -> list[str]:
 
 
 def main() -> None:
-    with running(Path(sys.argv[1])) as runner:
+    log_into(make_paths(Path(sys.argv[1])).daemon_log)
+    with running(Path(sys.argv[1]), retry_seconds=3600) as runner:
         runner.zygote.wait_ready()
         print("ready", flush=True)
         for line in sys.stdin:

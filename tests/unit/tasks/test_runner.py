@@ -120,7 +120,7 @@ def test_the_task_has_a_process_and_a_title_of_its_own(runner: Runner) -> None:
     upid = runner.start(Wait(), ANNA)
     wait_until(lambda: "waiting" in things(runner))
     assert os.getsid(upid.pid) == upid.pid
-    assert Path(f"/proc/{upid.pid}/comm").read_text() == "wait \n"
+    assert Path(f"/proc/{upid.pid}/comm").read_text() == "wait\n"
     assert str(upid) in Path(f"/proc/{upid.pid}/cmdline").read_text()
     opened = {os.readlink(path) for path in Path(f"/proc/{upid.pid}/fd").iterdir()}  # noqa: PTH115
     known = ("/dev/null", str(runner._paths.root), "socket:")
