@@ -113,17 +113,15 @@ class Runner:
         if self.journal.request_cancel(upid):
             process.signal(self.journal.get(upid).worker, signal.SIGINT)
 
-    def wait(self, upid: Upid, timeout: float) -> TaskRecord | None:
-        """Waits until a task has ended and returns it; None when it still runs after `timeout` seconds."""
+    def wait(self, upid: Upid, timeout: float) -> TaskRecord:
+        """Waits until a task has ended and returns it; after `timeout` seconds as it is then, `running`."""
         end = time.monotonic() + timeout
         with self._ended:
             while True:
                 task = self.journal.get(upid)
                 left = end - time.monotonic()
-                if not task.running:
+                if not task.running or left <= 0:
                     return task
-                if left <= 0:
-                    return None
                 self._ended.wait(min(left, 0.25))
 
     def progress(self, upid: Upid) -> Progress | None:

@@ -49,7 +49,6 @@ def notes(runner: Runner) -> list[str]:
 def test_success(runner: Runner) -> None:
     upid = runner.start(Build(), ANNA)
     task = runner.wait(upid, 10)
-    assert task is not None
     assert (task.status, task.committed, task.unfinished) == ("OK", True, 0)
     assert (upid.node, upid.kind, upid.id, upid.user) == ("n1", "build", "100", "anna@pve")
     assert things(runner) == {"a", "b"}
@@ -59,7 +58,6 @@ def test_success(runner: Runner) -> None:
 
 def test_success_without_commit_keeps_everything(runner: Runner) -> None:
     task = runner.wait(runner.start(Build(commit=False), ANNA), 10)
-    assert task is not None
     assert (task.status, task.unfinished) == ("OK", 0)
     assert things(runner) == {"a", "b"}
 
@@ -67,7 +65,6 @@ def test_success_without_commit_keeps_everything(runner: Runner) -> None:
 def test_failure_is_undone_backwards(runner: Runner) -> None:
     upid = runner.start(Build(names=("a", "b", "c"), ending="fail"), ANNA)
     task = runner.wait(upid, 10)
-    assert task is not None
     assert task.status == "no luck today"
     assert things(runner) == set()
     assert notes(runner) == ["removed c", "removed b", "removed a"]
@@ -129,6 +126,15 @@ def test_the_task_has_a_process_and_a_title_of_its_own(runner: Runner) -> None:
     assert settled(runner.journal, upid).status == "OK"
 
 
+def test_waiting_for_a_task_has_a_limit(runner: Runner) -> None:
+    upid = runner.start(Wait(), ANNA)
+    begin = time.monotonic()
+    assert runner.wait(upid, 0.1).running
+    assert time.monotonic() - begin < 2
+    runner.cancel(upid)
+    assert not runner.wait(upid, 10).running
+
+
 def test_cancel(runner: Runner) -> None:
     upid = runner.start(Wait(), ANNA)
     wait_until(lambda: runner.progress(upid) is not None)
@@ -138,7 +144,6 @@ def test_cancel(runner: Runner) -> None:
     runner.cancel(upid)
     runner.cancel(upid)
     task = runner.wait(upid, 10)
-    assert task is not None
     assert task.status == "received interrupt"
     assert things(runner) == set()
     assert log_of(runner.journal, upid)[-1] == "TASK ERROR: received interrupt"
@@ -203,7 +208,6 @@ def test_a_killed_task_is_undone(runner: Runner) -> None:
 def test_a_task_that_dies_with_nothing_to_undo(runner: Runner) -> None:
     upid = runner.start(Die(), ANNA)
     task = runner.wait(upid, 10)
-    assert task is not None
     assert task.status == "unexpected status"
     assert log_of(runner.journal, upid) == ["TASK ERROR: unexpected status"]
 
