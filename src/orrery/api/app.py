@@ -18,6 +18,7 @@ import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from orrery.access.login import REFUSAL_SECONDS
 from orrery.access.rules import World
 from orrery.api import reply
 from orrery.api.dispatch import Dispatcher, Incoming, Trail
@@ -34,8 +35,6 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 THREADS = 32
 LOGIN_THREADS = 4
-REFUSAL_SECONDS = 3.0
-"""Every 401 takes at least this long, so that guessing is slow."""
 WAITING_REFUSALS = 32
 """So many refusals may be waiting for one address; further requests of it are refused unread meanwhile."""
 
@@ -123,7 +122,7 @@ class Api:
             raise
         except Exception as error:  # noqa: BLE001 - the last place that can answer
             return self.dispatcher.failed(incoming, trail, error)
-        self.dispatcher.record(incoming, trail, "OK")
+        self.dispatcher.record(incoming, trail)
         return answered
 
     async def _delay(self, origin: str, begun: float) -> None:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """One request as its handler sees it: who calls, from where, and what may be done on the caller's behalf."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orrery.api.services import Services
-from orrery.errors import Forbidden
+from orrery.errors import Failure, Forbidden
+from orrery.tasks.task import status_type
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -52,11 +52,15 @@ class Call:
         """
         operation.check(self.services.context)
         upid = self.services.runner.start(operation, self.identity)
-        if background_delay > 0:
-            end = time.monotonic() + background_delay
-            if self.services.runner.wait(upid, max(0.0, end - time.monotonic())):
-                return None
-        return str(upid)
+        self.notes.append(str(upid))
+        if background_delay <= 0:
+            return str(upid)
+        task = self.services.runner.wait(upid, background_delay)
+        if task is None or task.status is None:
+            return str(upid)
+        if status_type(task.status) not in ("ok", "warning"):
+            raise Failure(task.status)
+        return None
 
     def audit(self, text: str) -> None:
         """Adds words to the audit line that this request will leave."""

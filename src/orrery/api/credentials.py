@@ -26,6 +26,12 @@ class Credentials:
     kind: Kind
     text: str
 
+    @property
+    def claimed(self) -> str:
+        """As whom they were sent, believed or not."""
+        name = self.text.rpartition("=")[0] if self.kind is Kind.TOKEN else self.text[:200].split(":")[1:2]
+        return f"{name if isinstance(name, str) else ''.join(name)} (claimed)"
+
 
 def find_credentials(headers: Mapping[str, str]) -> Credentials | None:
     """The request's credentials; a cookie wins over the header, the clients' own cookie over the page's."""

@@ -12,13 +12,13 @@ from typing import Any
 
 import structlog
 
-from orrery.access.identity import Identity
+from orrery.access.identity import NOBODY, Identity
 from orrery.access.rules import World
 from orrery.api import reply
 from orrery.api.call import Call
 from orrery.api.credentials import CSRF_HEADER, Kind, find_credentials
 from orrery.api.endpoint import Endpoint, Registry
-from orrery.api.manners import plain
+from orrery.api.manners import Array, Text, plain
 from orrery.api.parameters import Params
 from orrery.api.reply import Reply
 from orrery.api.request import body_parameters, form, merge, target
@@ -30,12 +30,8 @@ log = structlog.get_logger()
 LOCAL = "local"
 """Origin of requests from root on this host, who needs no credentials."""
 
-_AUDITED = (
-    "vmid newid userid username groupid roleid poolid storage tokenid realm path roles users groups tokens privs vms"
-    " disk size target node volume filename content upid delete"
-)
-AUDITED_VALUES = frozenset(_AUDITED.split())
-"""Parameters whose values go into the audit log; of all others only the name does."""
+SHOWN_TEXTS = frozenset(("username", "path", "filename", "upid", "url"))
+"""Parameters that are free text, yet tell what a request is about; of other free texts the audit log has the length."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,8 @@ class Trail:
 
     format: str = "json"
     who: str = "-"
-    subject: dict[str, Any] = field(default_factory=dict)
+    endpoint: Endpoint | None = None
+    params: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     known: bool = False
     """Whether the credentials were good, or none are needed."""
@@ -98,7 +95,7 @@ class Dispatcher:
             answered = reply.succeed(result, trail.format)
         except Exception as error:  # noqa: BLE001 - the last place that can answer
             return self.failed(incoming, trail, error)
-        self.record(incoming, trail, "OK")
+        self.record(incoming, trail)
         return answered
 
     def failed(self, incoming: Incoming, trail: Trail, error: Exception) -> Reply:
@@ -119,17 +116,19 @@ class Dispatcher:
         trail.format = goal.format
         match = self.registry.match(goal.segments)
         method = match.method(goal.verb) if match else None
-        identity = self._identify(incoming, method[0] if method else None)
+        identity = self._identify(incoming, method[0] if method else None, trail)
         trail.who, trail.known = str(identity), True
         if method is None:
             raise NotSupported(f"Method '{goal.verb} {goal.path}' not implemented")
         endpoint, in_path = method
-        if identity.is_token and not endpoint.tokens:
+        if identity.token is not None and not endpoint.tokens:
             raise Forbidden(
                 f"Permission check failed (URI '{goal.path}' not available with API token, need proper ticket.)"
             )
         raw = self._parameters(incoming, endpoint, in_path)
-        trail.subject = raw
+        trail.endpoint, trail.params = endpoint, raw
+        if identity == NOBODY:
+            trail.who = f"{plain(raw.get('username', '-'))} (claimed)"
         node = raw.get(endpoint.proxy or "node")
         if node == "localhost":
             node = raw[endpoint.proxy or "node"] = self.services.node
@@ -139,25 +138,21 @@ class Dispatcher:
         call = Call(endpoint, identity, incoming.origin, raw, self.services, incoming.request, trail.notes)
         return Admitted(call, endpoint.params.from_wire(raw))
 
-    def record(self, incoming: Incoming, trail: Trail, result: str, *, status: int = 200) -> None:
-        """Writes the audit line that changes and refusals leave."""
+    def record(self, incoming: Incoming, trail: Trail, result: str = "OK", *, status: int = 200) -> None:
+        """Writes the audit line that changes and refused attempts leave."""
         if incoming.verb == "GET" and status not in (401, 403):
             return
-        shown = [
-            f"{name}={plain(value)[:200]}" if name in AUDITED_VALUES and not isinstance(value, list | dict) else name
-            for name, value in trail.subject.items()
-        ]
         path = incoming.path.removeprefix("/api2/json").removeprefix("/api2/extjs")
         self.services.audit.record(
             who=trail.who,
             origin=incoming.origin,
             action=f"{incoming.verb} {path}",
-            parameters=shown + trail.notes,
-            result=result,
+            parameters=_told(trail),
+            result="; ".join([result, *trail.notes]),
             status=status,
         )
 
-    def _identify(self, incoming: Incoming, endpoint: Endpoint | None) -> Identity:
+    def _identify(self, incoming: Incoming, endpoint: Endpoint | None, trail: Trail) -> Identity:
         login = self.services.login
         if incoming.origin == LOCAL:
             return login.local_root()
@@ -166,6 +161,7 @@ class Dispatcher:
         credentials = find_credentials(incoming.headers)
         if credentials is None:
             raise Unauthenticated("No ticket")
+        trail.who = credentials.claimed
         if credentials.kind is Kind.TOKEN:
             return login.by_token(credentials.text)
         identity = login.by_ticket(credentials.text)
@@ -178,3 +174,15 @@ class Dispatcher:
     def _parameters(incoming: Incoming, endpoint: Endpoint, in_path: Mapping[str, str]) -> dict[str, Any]:
         body = {} if endpoint.upload else body_parameters(incoming.headers.get("content-type", ""), incoming.body)
         return merge(in_path, form(incoming.query), body)
+
+
+def _told(trail: Trail) -> dict[str, Any]:
+    """The parameters as the audit log may have them: of free texts (notes, files, commands) only the length."""
+    declared = trail.endpoint.params.declared() if trail.endpoint else {}
+    told: dict[str, Any] = {}
+    for name, value in trail.params.items():
+        manner = declared[name].manner if name in declared else None
+        free = isinstance(manner, Array) or (isinstance(manner, Text) and not manner.format and not manner.pattern)
+        known = not free or name in SHOWN_TEXTS
+        told[name] = value if known else f"({len(plain(value))} characters)"
+    return told

@@ -56,9 +56,12 @@ UNKNOWN = "property is not defined in schema and the schema does not allow addit
 
 @dataclass(frozen=True)
 class Declared:
-    """One parameter as it is described: `indices` is how many an indexed one has (`net[n]`), else None."""
+    """One parameter as it is described: `indices` is how many an indexed one has (`net[n]`), else None.
 
-    name: str
+    `alias` is what pydantic knows the field by.
+    """
+
+    alias: str
     manner: Manner
     required: bool
     default: Any
@@ -152,7 +155,7 @@ def _declared(model: type[Params]) -> Mapping[str, Declared]:
         name = info.alias or python_name
         default = None if info.default_factory or info.is_required() else info.default
         text = info.description or manner.doc
-        shown = f"{name}[n]" if indices is not None else name
+        shown = f"{name.removesuffix('[n]')}[n]" if indices is not None else name
         found[shown] = Declared(name, manner, info.is_required(), default, text, indices)
     return found
 
@@ -187,7 +190,7 @@ def _fold(declared: Mapping[str, Declared], given: Mapping[str, Any]) -> tuple[d
         if name in declared and declared[name].indices is None:
             folded[name] = value
         elif found and family and int(found[2]) < (family.indices or 0):
-            folded.setdefault(family.name, {})[int(found[2])] = value
+            folded.setdefault(family.alias, {})[int(found[2])] = value
         else:
             unknown[name] = UNKNOWN
     return folded, unknown
