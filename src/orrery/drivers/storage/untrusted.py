@@ -30,12 +30,20 @@ def jail_of(source: Path, target: Path | None = None, limits: Mapping[int, int] 
     The user is nobody where the source's rights allow it, else the source's owner without any capability.
     """
     state = source.stat()
-    uid = _NOBODY if state.st_mode & 0o004 else state.st_uid
     binds = [Bind(source, SEEN_SOURCE)]
     if target is not None:
         binds.append(Bind(target, SEEN_TARGET, writable=True))
+    return _bare(_NOBODY if state.st_mode & 0o004 else state.st_uid, tuple(binds), limits)
+
+
+def filter_jail() -> Jail:
+    """A place that shows nothing at all, for programs that read standard input and write standard output."""
+    return _bare(_NOBODY, (), None)
+
+
+def _bare(uid: int, binds: tuple[Bind, ...], limits: Mapping[int, int] | None) -> Jail:
     bounds = {resource.RLIMIT_CORE: 0, resource.RLIMIT_AS: _MEMORY, **(limits or {})}
-    return Jail(uid, _NOBODY, user="image", network=False, binds=tuple(binds), tmp_size=0, proc=False, limits=bounds)
+    return Jail(uid, _NOBODY, user="nobody", network=False, binds=binds, tmp_size=0, proc=False, limits=bounds)
 
 
 def run_jailed(
@@ -44,6 +52,7 @@ def run_jailed(
     timeout: float,
     on_output: Callable[[bytes], None],
     *,
+    stdin: int | None = None,
     limit: int | None = None,
 ) -> tuple[int, bytes]:
     """Runs a program in a jail to its end: its exit code and the end of its standard error.
@@ -57,7 +66,7 @@ def run_jailed(
         complaints = os.memfd_create("stderr", os.MFD_CLOEXEC)
         stack.callback(os.close, complaints)
         try:
-            child = process.spawn(argv, jail=jail, stdout=writing, stderr=complaints, die_with_parent=True)
+            child = process.spawn(argv, jail=jail, stdin=stdin, stdout=writing, stderr=complaints, die_with_parent=True)
         finally:
             os.close(writing)
         try:
