@@ -91,8 +91,21 @@ def test_paths(path: str, normal: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["", "vms", "/vms/1", "/vms/abc", "/vms/100/x", "/foo", "/pool/a/b/c/d", "/storage/..", "/nodes/a b", "/access/x"]
-    + ["/sdn/zones/z/v/x", "/vms\n", "/storage/a/b", "/mapping/x"],
+    [
+        *[
+            "",
+            "vms",
+            "/vms/1",
+            "/vms/abc",
+            "/vms/100/x",
+            "/vms\n",
+            "/foo",
+            "/pool/a/b/c/d",
+            "/storage/..",
+            "/storage/a/b",
+        ],
+        *["/nodes/a b", "/access/x", "/sdn/zones/z/v/x", "/mapping/x"],
+    ],
 )
 def test_paths_without_rules(path: str) -> None:
     with pytest.raises(ValueError, match="invalid ACL path"):
