@@ -26,5 +26,8 @@ class Realm(Protocol):
 
 
 def acceptable(password: str) -> bool:
-    """Whether a password may be checked at all: not empty, not huge, no NUL (which would cut it short in C)."""
-    return bool(password) and "\0" not in password and len(password.encode(errors="replace")) <= PASSWORD_LIMIT
+    """Whether a password may be checked at all: not empty, not huge, real text, no NUL (it would end it early in C)."""
+    try:
+        return 0 < len(password.encode()) <= PASSWORD_LIMIT and "\0" not in password
+    except UnicodeEncodeError:
+        return False

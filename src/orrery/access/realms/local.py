@@ -55,16 +55,20 @@ class LocalRealm:
                 return False
             if self._hasher.check_needs_rehash(document["hash"]):
                 # Lost against a change of the password meanwhile, which is right.
-                self._store.transact([Condition(key, entry.revision)], [self._put(key, password)])
+                fresh = encode_document({"hash": self._hasher.hash(password)})
+                self._store.transact([Condition(key, entry.revision)], [Put(key, fresh)])
         return True
 
     def set_password(self, user: UserId, password: str) -> None:
         """Sets the password of a user of this realm, whether or not the user exists."""
+        self._store.put(shadow_key(user), encode_document(self.hashed(password)))
+
+    def hashed(self, password: str) -> dict[str, str]:
+        """The document that stands for a password, for who writes it together with other things."""
         if not acceptable(password):
             raise Failure("the password is empty, too long, or contains a NUL character")
         with _slot():
-            put = self._put(shadow_key(user), password)
-        self._store.transact([], [put])
+            return {"hash": self._hasher.hash(password)}
 
     def forget(self, user: UserId) -> None:
         self._store.delete(shadow_key(user))
@@ -73,9 +77,6 @@ class LocalRealm:
     def _nobody(self) -> str:
         """What the passwords of unknown users are compared with, so that they take as long."""
         return self._hasher.hash("nobody has this password")
-
-    def _put(self, key: str, password: str) -> Put:
-        return Put(key, encode_document({"hash": self._hasher.hash(password)}))
 
     def _matches(self, known: str, password: str, key: str = "") -> bool:
         try:
