@@ -10,6 +10,7 @@ takes up devices that are plugged while it runs, and at boot grows into the disk
 
 import argparse
 import contextlib
+import hashlib
 import logging
 import os
 import secrets
@@ -42,7 +43,7 @@ _LOADER = "lib64/ld-linux-x86-64.so.2"
 _PROGRAMS = ("usr/sbin/dropbear", "usr/bin/dropbearkey", "usr/sbin/qemu-ga", "sbin/resize2fs")
 _PROGRAM_PACKAGES = ("dropbear-bin", "qemu-guest-agent", "e2fsprogs")
 _BUSYBOX_PACKAGE = "busybox-static"
-_KERNEL_ARGUMENTS = "rw quiet loglevel=3 memhp_default_state=online console=tty0 console=ttyS0,115200"
+_KERNEL_ARGUMENTS = "rw quiet loglevel=3 cryptomgr.notests memhp_default_state=online console=tty0 console=ttyS0,115200"
 _TOOL_TIMEOUT = 30.0
 _BUILD_TIMEOUT = 900.0
 
@@ -75,6 +76,42 @@ def build(output: Path, *, cache: Path, login: Login, kernel: str = CLOUD_KERNEL
             sync_dir(output.parent)
         finally:
             partial.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An image that is ready to use, and the file (0600) with the password of its root."""
+
+    image: Path
+    password_file: Path
+
+    @property
+    def password(self) -> str:
+        return self.password_file.read_text().strip()
+
+
+def prepared(cache: Path, *, kernel: str = CLOUD_KERNEL) -> Prepared:
+    """The image for this version of the guest: built when it is not in the cache, with a password made up for it.
+
+    Raises Failure as `build` does.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    stem = f"guest-{kernel}-{_version()}"
+    ready = Prepared(cache / f"{stem}.qcow2", cache / f"{stem}.password")
+    with FileLock(cache / "prepared.lock", timeout=_BUILD_TIMEOUT):
+        if not ready.image.exists():
+            write_atomic(ready.password_file, f"{secrets.token_urlsafe(9)}\n".encode())
+            build(ready.image, cache=cache, login=Login(ready.password), kernel=kernel)
+    return ready
+
+
+def _version() -> str:
+    """Changes with everything that an image is made by, but for the packages' versions."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*")):
+        if path.is_file() and path.suffix != ".pyc" and path.name != "run.py":
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _assemble(work: Path, packages: DebianPackages, login: Login, kernel: str, size: int) -> BootDisk:
