@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, ip_interface
 from pathlib import Path
+from socket import if_nametoindex
 from typing import Any, Final
 
 from pyroute2.iproute.linux import IPRoute
@@ -71,13 +72,10 @@ def _netlink(what: str) -> Iterator[Any]:
     try:
         with IPRoute() as socket:  # type: ignore[no-untyped-call]
             yield socket
-    except NetlinkError as error:
-        text = f"unable to {what}: {os.strerror(error.code)}"
-        if error.code == errno.ENODEV:
-            raise NotFound(text) from error
-        raise Failure(text) from error
-    except OSError as error:
-        raise Failure(f"unable to {what}: {error.strerror}") from error
+    except (NetlinkError, OSError) as error:
+        code = error.code if isinstance(error, NetlinkError) else error.errno or errno.EIO
+        text = f"unable to {what}: {os.strerror(code)}"
+        raise (NotFound(text) if code == errno.ENODEV else Failure(text)) from error
 
 
 @contextlib.contextmanager
@@ -177,7 +175,7 @@ def delete_link(name: str) -> bool:
     """Remove an interface; False when there was none."""
     try:
         with _netlink(f"remove the network interface '{name}'") as socket:
-            socket.link("del", index=_index(socket, name))
+            socket.link("del", index=_index(name))
     except NotFound:
         return False
     return True
@@ -188,14 +186,14 @@ def change_link(
 ) -> None:
     """Change what is given; `bridge` plugs the interface into that bridge, "" unplugs it. Raises NotFound, Failure."""
     with _netlink(f"change the network interface '{name}'") as socket:
-        index = _index(socket, name)
+        index = _index(name)
         changes: dict[str, Any] = {}
         if alias is not None:
             changes["ifalias"] = alias
         if mtu is not None:
             changes["mtu"] = mtu
         if bridge is not None:
-            changes["master"] = _index(socket, bridge) if bridge else 0
+            changes["master"] = _index(bridge) if bridge else 0
         if changes:
             socket.link("set", index=index, **changes)
         if up is not None:
@@ -206,15 +204,15 @@ def add_address(name: str, address: IPv4Interface) -> None:
     """Give an interface an address (idempotent). Raises NotFound, Failure."""
     with _netlink(f"give the address {address} to '{name}'") as socket:
         try:
-            socket.addr("add", index=_index(socket, name), address=str(address.ip), prefixlen=address.network.prefixlen)
+            socket.addr("add", index=_index(name), address=str(address.ip), prefixlen=address.network.prefixlen)
         except NetlinkError as error:
             if error.code != errno.EEXIST:
                 raise
 
 
-def _index(socket: Any, name: str) -> int:
-    found: int = socket.link("get", ifname=name)[0]["index"]
-    return found
+def _index(name: str) -> int:
+    """Number of an interface. Raises OSError."""
+    return if_nametoindex(name)
 
 
 def open_tap(name: str, queues: int = 1) -> list[int]:
@@ -240,7 +238,7 @@ def open_tap(name: str, queues: int = 1) -> list[int]:
 def limit_output(name: str, rate: int | None) -> None:
     """Let the host send at most `rate` bytes per second into the interface; None for no limit. Raises Failure."""
     with _netlink(f"limit the rate of '{name}'") as socket:
-        index = _index(socket, name)
+        index = _index(name)
         if rate is None:
             with _unless(errno.ENOENT, errno.EINVAL):  # there was no limit
                 socket.tc("del", index=index, parent=_TC_ROOT)
@@ -260,7 +258,7 @@ def set_vlans(name: str, tag: int | None, trunks: Sequence[tuple[int, int]] = ()
     """
     try:
         with _netlink(f"set the VLANs of '{name}'") as socket:
-            index = _index(socket, name)
+            index = _index(name)
             if tag is not None:
                 with _unless(errno.ENOENT):  # it may have none to begin with
                     socket.vlan_filter("del", index=index, vlan_info={"vid": 1})
