@@ -211,8 +211,11 @@ def add_address(name: str, address: IPv4Interface) -> None:
 
 
 def _index(name: str) -> int:
-    """Number of an interface. Raises OSError."""
-    return if_nametoindex(name)
+    """Number of an interface. Raises OSError with ENODEV."""
+    try:
+        return if_nametoindex(name)
+    except OSError as error:  # it comes without a number
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from error
 
 
 def open_tap(name: str, queues: int = 1) -> list[int]:
