@@ -7,6 +7,7 @@ fills the disk lock the administrator out of the very node that needs help. Each
 an error instead, with its content.
 """
 
+import itertools
 import json
 import os
 import time
@@ -87,15 +88,14 @@ class AuditLog:
                 "AUDIT LINE LOST: the audit log cannot be written", path=str(self.path), reason=str(error), line=text
             )
 
-    def read(self, start: int = 0, limit: int = 50) -> list[dict[str, Any]]:
-        """`limit` lines, newest first, without the `start` newest. Damaged lines are shown as such, not hidden."""
-        found: list[dict[str, Any]] = []
-        for number, line in enumerate(self._lines_backwards()):
-            if number >= start + limit:
-                break
-            if number >= start:
-                found.append(_parse(line))
-        return found
+    def read(self, start: int = 0, limit: int = 50, *, who: str | None = None) -> list[dict[str, Any]]:
+        """`limit` lines, newest first, without the `start` newest; with `who` only those of that user or token.
+
+        Damaged lines are shown as such, not hidden.
+        """
+        lines = map(_parse, self._lines_backwards())
+        wanted = (line for line in lines if who is None or line.get("who") == who)
+        return list(itertools.islice(wanted, start, start + limit))
 
     def _append(self, line: bytes) -> int:
         """Writes the line at the end and returns the size of the file."""

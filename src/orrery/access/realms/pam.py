@@ -14,6 +14,9 @@ from orrery.errors import Failure
 from orrery.model.identity import UserId
 
 SERVICE = "orrery"
+DISALLOW_EMPTY = 0x1
+SILENT = 0x8000
+"""Flags of libpam, by its header pam_appl.h."""
 
 log = structlog.get_logger()
 
@@ -25,12 +28,21 @@ class PamRealm:
         self._service = service
 
     def authenticate(self, user: UserId, password: str) -> bool:
-        """Whether PAM accepts the password and the account is allowed in (not expired, not locked)."""
+        """Whether PAM accepts the password and the account is allowed in (not expired, not locked).
+
+        An account with an empty password is refused, though the host's own consoles may let it in: here it would be
+        open to the whole network, with any password.
+        """
         if not acceptable(password):
             return False
         pam = _library()
+        answer = pam.new_simple_password_conv((password,), "utf-8")
         try:
-            pam.authenticate(user.name, password, service=self._service, resetcred=0)
+            handle = pam.pam_start(self._service, user.name, conv_func=answer)
+            status = pam.PAM_AUTHENTICATE(handle, DISALLOW_EMPTY | SILENT)
+            if status == 0:
+                status = pam.PAM_ACCT_MGMT(handle, DISALLOW_EMPTY | SILENT)
+            pam.pam_end(handle, status)
         except pam.PAMError as error:
             log.info("PAM refused a login", user=str(user), reason=error.message)
             return False
