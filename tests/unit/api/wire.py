@@ -52,16 +52,16 @@ class Wire:
     def with_token(self, token: str, value: str) -> "Wire":
         return Wire(self.api, {"authorization": f"PVEAPIToken={token}={value}"})
 
-    def get(self, path: str, **params: Any) -> Answer:
+    def get(self, path: str, /, **params: Any) -> Answer:
         return self.send("GET", path, query=urlencode(params).encode())
 
-    def delete(self, path: str, **params: Any) -> Answer:
+    def delete(self, path: str, /, **params: Any) -> Answer:
         return self.send("DELETE", path, query=urlencode(params).encode())
 
-    def post(self, path: str, **params: Any) -> Answer:
+    def post(self, path: str, /, **params: Any) -> Answer:
         return self.send("POST", path, body=urlencode(params, doseq=True).encode())
 
-    def put(self, path: str, **params: Any) -> Answer:
+    def put(self, path: str, /, **params: Any) -> Answer:
         return self.send("PUT", path, body=urlencode(params, doseq=True).encode())
 
     def send(
