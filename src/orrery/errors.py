@@ -83,7 +83,9 @@ class Conflict(OrreryError):
     code = "conflict"
     exit_code = 8
 
-    def __init__(self, message: str = "detected modified configuration - file changed by other user? Try again.") -> None:
+    def __init__(
+        self, message: str = "detected modified configuration - file changed by other user? Try again."
+    ) -> None:
         super().__init__(message)
 
 

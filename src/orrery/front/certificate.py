@@ -65,7 +65,7 @@ def ensure_certificate(
     (uid, gid) that the key is given to. Raises `Corrupt` for files that cannot be read as what they are.
     """
     now = dt.datetime.now(dt.UTC)
-    if key_file.exists() and cert_file.exists() and not _ends_soon(cert_file, now):
+    if key_file.exists() and cert_file.exists() and not _wants_renewal(key_file, cert_file, now):
         return False
     key, certificate = make_certificate(node, addresses, now)
     write_atomic(key_file, key, 0o600)
@@ -80,10 +80,22 @@ def fingerprint(cert_file: Path) -> str:
     return _load(cert_file).fingerprint(hashes.SHA256()).hex(":").upper()
 
 
-def _ends_soon(cert_file: Path, now: dt.datetime) -> bool:
+def _wants_renewal(key_file: Path, cert_file: Path, now: dt.datetime) -> bool:
     certificate = _load(cert_file)
-    ours = certificate.issuer == certificate.subject
-    return ours and certificate.not_valid_after_utc - now < RENEW_BEFORE
+    if certificate.issuer != certificate.subject:
+        return False
+    # A crash between the two writes leaves a key that is not the certificate's.
+    return certificate.not_valid_after_utc - now < RENEW_BEFORE or not _belong_together(key_file, certificate)
+
+
+def _belong_together(key_file: Path, certificate: x509.Certificate) -> bool:
+    try:
+        key = serialization.load_pem_private_key(key_file.read_bytes(), None)
+    except (ValueError, TypeError) as error:
+        raise Corrupt(
+            f"'{key_file}' is not a private key; put the right one back, or remove it to get a new one"
+        ) from error
+    return key.public_key() == certificate.public_key()
 
 
 def _load(cert_file: Path) -> x509.Certificate:

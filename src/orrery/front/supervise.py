@@ -85,6 +85,8 @@ class Front:
     workers: int = 2
     names: Sequence[str] = ()
     """Further addresses for the certificate."""
+    settings: Settings | None = None
+    """Limits and times other than the usual ones."""
 
     def __post_init__(self) -> None:
         self._listener: socket.socket | None = None
@@ -147,7 +149,7 @@ class Front:
     async def _launch(self) -> None:
         if self._listener is None:
             raise Failure("the front does not listen")
-        settings = Settings(listen=self.listen, workers=self.workers)
+        settings = self.settings or Settings(listen=self.listen, workers=self.workers)
         write_atomic(self.paths.nginx_conf, configuration(settings).encode(), 0o640)
         os.chown(self.paths.nginx_conf, os.geteuid(), self.user.gid)
         pid_file = self.paths.nginx_run / "nginx.pid"

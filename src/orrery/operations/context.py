@@ -27,4 +27,4 @@ def open_context(paths: Paths, node: str) -> NodeContext:
     """Opens everything that an operation of this node may need; cheap, since drivers connect when asked."""
     store = SqliteStore(paths.store_db)
     network = Network(paths, node)
-    return NodeContext(paths, node, store, StorageRegistry(store, paths, node), QemuDriver(paths, network), network)
+    return NodeContext(paths, node, store, StorageRegistry(store, paths, node), QemuDriver(paths), network)

@@ -81,6 +81,11 @@ class Paths:
         return self.lib / "tasks.db"
 
     @property
+    def boot_file(self) -> Path:
+        """The boot of the host in which this node last started its guests."""
+        return self.lib / "boot"
+
+    @property
     def keys(self) -> Path:
         """Signing keys; 0700, files in it 0600."""
         return self.lib / "keys"

@@ -100,6 +100,10 @@ class QemuDriver:
         """All machines that run."""
         return {vmid: record.process for vmid, record in self._records.running().items()}
 
+    def leftovers(self) -> list[int]:
+        """Machines that have ended and still have a run folder."""
+        return self._records.ended()
+
     def folder(self, vmid: int) -> Path:
         """The machine's run folder: monitor, serial and agent sockets."""
         return self.paths.guest_run(vmid)
@@ -145,10 +149,11 @@ class QemuDriver:
         machine = self.find(vmid)
         return machine is None or process.wait(machine, timeout)
 
-    def stop(self, vmid: int) -> bool:
+    def stop(self, vmid: int, patience: float = _QUIT_SECONDS) -> bool:
         """End the machine without asking its guest; whether it ran. Works on a machine that answers nobody any more.
 
-        First `quit`, which closes images in order, then SIGTERM, then SIGKILL. The run folder stays for `forget`.
+        First `quit`, which closes images in order, then after `patience` seconds SIGTERM, then SIGKILL. The run folder
+        stays for `forget`.
         """
         machine = self.find(vmid)
         if machine is None:
@@ -156,7 +161,7 @@ class QemuDriver:
         with contextlib.suppress(Failure):
             with self.monitor(vmid, timeout=2.0) as monitor:
                 monitor.execute("quit")
-            process.wait(machine, _QUIT_SECONDS)
+            process.wait(machine, patience)
         self.kill(vmid)
         process.reap(machine)
         return True

@@ -80,14 +80,19 @@ class Records:
 
     def running(self) -> dict[int, MachineRecord]:
         """All machines that are alive."""
-        found: dict[int, MachineRecord] = {}
-        with contextlib.suppress(FileNotFoundError):
+        found = ((vmid, self.read(vmid)) for vmid in self._folders())
+        return {vmid: record for vmid, record in found if record is not None}
+
+    def ended(self) -> list[int]:
+        """Machines that have a run folder and are not alive."""
+        return [vmid for vmid in self._folders() if self.read(vmid) is None]
+
+    def _folders(self) -> list[int]:
+        try:
             names = [folder.name for folder in self._paths.guests_run.iterdir()]
-            for vmid in sorted(int(name) for name in names if name.isdecimal()):
-                record = self.read(vmid)
-                if record is not None:
-                    found[vmid] = record
-        return found
+        except FileNotFoundError:
+            return []
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def forget(self, vmid: int) -> None:
         """Remove what a machine that has ended left in the run folder, and its control group.

@@ -110,11 +110,13 @@ class StorageDriver(Protocol):
         progress: Progress | None = None,
         *,
         trusted: bool = False,
+        rate: int | None = None,
     ) -> None:
         """Makes image `volume` with the contents of the file `source`, converting formats; a failure leaves nothing.
 
         A `trusted` source was made here for a guest, and may be based on another image; any other, such as an upload,
-        is refused when it refers to other files, and is read in a jail.
+        is refused when it refers to other files, and is read in a jail. `rate` in bytes per second, by default the
+        storage's own limit; 0 for none.
         """
         ...
 

@@ -127,15 +127,22 @@ class DirectoryStorage:
         progress: Progress | None = None,
         *,
         trusted: bool = False,
+        rate: int | None = None,
     ) -> None:
         """Makes the image from the file `source`. Unless `trusted`, a source that refers to other files is refused."""
         parsed = self._image(volume)
         if not trusted:
             image.refuse_untrusted(source, source_format)
         with self._making(parsed) as staged:
-            reserve = self.options.preallocation
             image.convert(
-                source, source_format, staged, parsed.format, preallocation=reserve, trusted=trusted, progress=progress
+                source,
+                source_format,
+                staged,
+                parsed.format,
+                preallocation=self.options.preallocation,
+                trusted=trusted,
+                rate=self.options.rate if rate is None else rate,
+                progress=progress,
             )
 
     def resize(self, volume: str, size: int) -> None:

@@ -62,17 +62,20 @@ def convert(
     *,
     preallocation: str,
     trusted: bool,
+    rate: int | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Fills the empty file `target` with the contents of the image `source`; holes stay holes.
 
     Only a `trusted` source may refer to other files; any other is read in a jail. What `progress` raises ends the
-    copy. Raises NoSpace or Failure.
+    copy. `rate` limits the bytes per second. Raises NoSpace or Failure.
     """
     size = _require_sound(source, source_format, trusted=trusted)
     create(target, target_format, size, preallocation)
     meter = _Meter(size, progress)
     options = ["convert", "-p", "-n", "--target-is-zero", "-f", source_format, "-O", target_format]
+    if rate:
+        options += ["-r", str(rate)]
     if trusted:
         _qemu_img([*options, f"file:{source}", f"file:{target}"], _LONG, meter)
     else:

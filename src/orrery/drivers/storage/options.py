@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from orrery.errors import Failure
+from orrery.model.properties import BWLIMIT
 from orrery.model.volume import CONTENT_FOLDERS, CONTENT_TYPES
 
 FORMATS = ("raw", "qcow2", "vmdk")
@@ -65,7 +66,8 @@ class DirectoryOptions:
     """What the driver reads from a storage's configuration.
 
     `mountpoint`: a folder that must be a mount point before the storage may be used (so that a missing disk does not
-    fill the root file system). `preallocation`: how much of a new image is reserved at once.
+    fill the root file system). `preallocation`: how much of a new image is reserved at once. `rate`: bytes per second
+    for copies, None for no limit.
     """
 
     path: Path
@@ -77,6 +79,7 @@ class DirectoryOptions:
     create_base: bool
     create_folders: bool
     shared: bool
+    rate: int | None
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Self:
@@ -101,7 +104,20 @@ class DirectoryOptions:
             create_base=flag(options.get("create-base-path"), mkdir),
             create_folders=flag(options.get("create-subdirs"), mkdir),
             shared=flag(options.get("shared"), False),
+            rate=copy_rate(options.get("bwlimit")),
         )
+
+
+def copy_rate(bwlimit: Any) -> int | None:
+    """The limit for copies in bytes per second, from `bwlimit` in KiB/s (`move`, else `default`; 0 is none)."""
+    if not bwlimit:
+        return None
+    try:
+        parts = BWLIMIT.parse(str(bwlimit), "bwlimit")
+    except ValueError as error:
+        raise Failure(f"bwlimit: {error}") from error
+    limit = float(parts.get("move", parts.get("default", 0)))
+    return int(limit * 1024) or None
 
 
 def _mountpoint(value: Any, path: Path) -> Path | None:

@@ -36,19 +36,20 @@ class StorageRegistry:
         self._node = node
 
     def built_in(self) -> dict[str, Any]:
-        """Options of `local` when nobody has configured it."""
+        """Options of `local` where nobody has configured others; its path is this node's own."""
         return {"type": "dir", "path": str(self._paths.local_storage), "content": LOCAL_CONTENT}
 
     def definitions(self) -> dict[str, dict[str, Any]]:
         """The options of every storage by name, also of those that are disabled or belong to other nodes."""
-        found = {BUILT_IN: self.built_in(), **read_documents(self._store, PREFIX)}
+        found: dict[str, dict[str, Any]] = {BUILT_IN: {}, **read_documents(self._store, PREFIX)}
+        found[BUILT_IN] = self.built_in() | found[BUILT_IN]
         return dict(sorted(found.items()))
 
     def definition(self, name: str) -> dict[str, Any]:
         """The options of one storage. Raises NotFound."""
         options = read_document(self._store, PREFIX + name)
-        if options is None and name == BUILT_IN:
-            options = self.built_in()
+        if name == BUILT_IN:
+            return self.built_in() | (options or {})
         if options is None:
             raise NotFound(f"storage '{name}' does not exist")
         return dict(options)

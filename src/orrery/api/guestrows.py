@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Rows of guests as lists show them, and which guests a caller may see."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from orrery.api.call import Call
+from orrery.metrics.collect import GuestSample
+from orrery.metrics.facts import GuestFacts
+
+
+def visible_guests(call: Call, *privileges: str) -> Iterator[GuestFacts]:
+    """Guests on which the caller has one of the privileges."""
+    for guest in call.services.collector.facts:
+        if call.allowed(f"/vms/{guest.vmid}", *privileges, any=True):
+            yield guest
+
+
+def status_row(guest: GuestFacts, sample: GuestSample | None) -> dict[str, Any]:
+    """What every list of guests says; what is not known is left out. Rates are totals in bytes since the start."""
+    row: dict[str, Any] = {
+        "vmid": guest.vmid,
+        "name": guest.name,
+        "status": "running" if sample else "stopped",
+        "maxmem": guest.maxmem,
+        "maxdisk": guest.maxdisk,
+        "cpu": sample.cpu if sample else 0,
+        "mem": sample.mem if sample else 0,
+        "disk": 0,
+        "uptime": sample.uptime if sample else 0,
+        "netin": sample.netin if sample else 0,
+        "netout": sample.netout if sample else 0,
+        "diskread": sample.diskread if sample else 0,
+        "diskwrite": sample.diskwrite if sample else 0,
+    }
+    if sample:
+        row["memhost"] = sample.memhost
+    if guest.tags:
+        row["tags"] = guest.tags
+    if guest.lock:
+        row["lock"] = guest.lock
+    return row
+
+
+def list_row(guest: GuestFacts, sample: GuestSample | None, *, full: bool = True) -> dict[str, Any]:
+    """A row of a node's list, also the base of a guest's own status."""
+    row = status_row(guest, sample) | {"cpus": guest.maxcpu}
+    if guest.template:
+        row["template"] = 1
+    if sample:
+        row["pid"] = sample.pid
+        if full:
+            row["qmpstatus"] = sample.qmpstatus
+            row |= sample.version
+    elif full:
+        row["qmpstatus"] = "stopped"
+    return row
+
+
+def resource_row(guest: GuestFacts, sample: GuestSample | None, pool: str | None) -> dict[str, Any]:
+    """A row of the cluster's resources."""
+    row = status_row(guest, sample) | {
+        "id": f"{guest.kind}/{guest.vmid}",
+        "type": guest.kind,
+        "node": guest.node,
+        "maxcpu": guest.maxcpu,
+        "template": int(guest.template),
+    }
+    if pool is not None:
+        row["pool"] = pool
+    return row

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Virtual machines: list, create, destroy, and what they are doing."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from orrery.access.rules import Everyone, Perm
+from orrery.api.call import Call
+from orrery.api.endpoint import endpoint
+from orrery.api.guestrows import list_row, visible_guests
+from orrery.api.machineparams import machine_params
+from orrery.api.machinerights import check_options
+from orrery.api.manners import Format, Int, Text
+from orrery.api.parameters import Boolean, GuestParams, NodeParams, StorageId
+from orrery.errors import Forbidden, NotSupported, ParameterError
+from orrery.model.devices import parse_agent
+from orrery.model.machine import check_machine, unsupported, validate_options
+from orrery.operations.guest_create import CreateMachine
+from orrery.operations.guest_destroy import DestroyMachine
+from orrery.store.guests import read_guest
+
+QEMU = "/nodes/{node}/qemu"
+GUEST = QEMU + "/{vmid}"
+
+
+class ListMachines(NodeParams):
+    """How much to tell."""
+
+    full: Boolean = Field(default=False, description="Also what has to be asked of each running machine.")
+
+
+class CreateExtras(GuestParams):
+    """What creating takes besides the machine's options."""
+
+    archive: Annotated[str, Text(max_length=255, doc="Backup to restore.")] | None = None
+    bwlimit: Annotated[int, Int(minimum=0, doc="Limit of restoring, in KiB/s.")] | None = None
+    force: Boolean = Field(default=False, description="Restore over an existing machine.")
+    ha_managed: Boolean = Field(default=False, description="Put it under high availability.")
+    import_working_storage: StorageId | None = Field(default=None, description="Storage for extracted images.")
+    live_restore: Boolean = Field(default=False, description="Start while it is being restored.")
+    pool: Annotated[str, Format("pve-poolid", doc="Pool to enter it in.")] | None = None
+    start: Boolean = Field(default=False, description="Start it when it has been created.")
+    storage: StorageId | None = Field(default=None, description="Storage for restored volumes.")
+    unique: Boolean = Field(default=False, description="Give restored cards new addresses.")
+
+
+CREATE_EXTRAS_LATER = ("archive", "bwlimit", "force", "ha_managed", "import_working_storage", "live_restore", "unique")
+CreateMachineParams = machine_params("CreateMachineParams", CreateExtras)
+
+
+class Destroy(GuestParams):
+    """What goes besides the machine."""
+
+    skiplock: Boolean = Field(default=False, description="Ignore the configuration's lock; root@pam only.")
+    purge: Boolean = Field(default=False, description="Also drop it from jobs and the access control list.")
+    destroy_unreferenced_disks: Boolean = Field(
+        default=False, description="Also remove images of its number that its configuration does not name."
+    )
+
+
+@endpoint("GET", QEMU, params=ListMachines, permission=Everyone(), returns=list[dict[str, Any]], proxy="node")
+def list_machines(call: Call, p: ListMachines) -> list[dict[str, Any]]:
+    """Machines of the node that the caller may see."""
+    samples = call.services.collector.samples()
+    return [
+        list_row(guest, samples.get(guest.vmid), full=p.full)
+        for guest in visible_guests(call, "VM.Audit")
+        if guest.kind == "qemu" and guest.node == call.services.node
+    ]
+
+
+@endpoint("POST", QEMU, params=CreateMachineParams, permission=Everyone(), returns=str, task=True, proxy="node")
+def create_machine(call: Call, p: Any) -> Any:
+    """Create a machine, with new volumes, imported ones, or such that exist."""
+    for name in CREATE_EXTRAS_LATER:
+        if getattr(p, name):
+            raise NotSupported(f"parameter '{name.replace('_', '-')}' is not supported yet")
+    require_allocation(call, p.vmid, p.pool)
+    options = checked_options(p.options())
+    check_options(call, p.vmid, p.pool, options, {})
+    if faults := check_machine(options):
+        raise ParameterError(faults)
+    return call.start(CreateMachine(p.vmid, options, pool=p.pool, start=p.start))
+
+
+def require_allocation(call: Call, vmid: int, pool: str | None) -> None:
+    """The right to make a guest of this number: on the number itself, or on the pool that it enters."""
+    if pool is not None:
+        call.require(f"/pool/{pool}", "VM.Allocate")
+        return
+    if not call.allowed(f"/vms/{vmid}", "VM.Allocate"):
+        raise Forbidden(f"Permission check failed (/vms/{vmid}, VM.Allocate)")
+
+
+def checked_options(options: dict[str, str]) -> dict[str, str]:
+    """Options in canonical form. Raises `ParameterError`, or `NotSupported` naming what is not acted on yet."""
+    canonical = validate_options(options)
+    if refused := unsupported(canonical):
+        raise NotSupported("; ".join(refused[key] for key in sorted(refused)))
+    return canonical
+
+
+@endpoint(
+    "DELETE",
+    GUEST,
+    params=Destroy,
+    permission=Perm("/vms/{vmid}", ("VM.Allocate",)),
+    returns=str,
+    task=True,
+    proxy="node",
+)
+def destroy_machine(call: Call, p: Destroy) -> Any:
+    """Destroy the machine and its volumes."""
+    if p.skiplock:
+        call.require_root("Only root may use this option.")
+    operation = DestroyMachine(p.vmid, purge=p.purge, unreferenced=p.destroy_unreferenced_disks, skiplock=p.skiplock)
+    return call.start(operation)
+
+
+@endpoint(
+    "GET",
+    GUEST + "/status/current",
+    params=GuestParams,
+    permission=Perm("/vms/{vmid}", ("VM.Audit",)),
+    returns=dict[str, Any],
+    proxy="node",
+)
+def read_status(call: Call, p: GuestParams) -> dict[str, Any]:
+    """What the machine is doing."""
+    services = call.services
+    config = read_guest(services.store, p.vmid, kind="qemu", node=services.node).record.config
+    guest = services.collector.facts.get(p.vmid)
+    assert guest is not None  # noqa: S101 - it was read from the same store a line above
+    sample = services.collector.sample(p.vmid)
+    row = list_row(guest, sample) | {"ha": {"managed": 0}}
+    if sample:
+        row["qmpstatus"] = services.context.machines.status(p.vmid).state
+    if "agent" in config.options:
+        row["agent"] = int(parse_agent(config.options["agent"]).enabled)
+    if any(key.startswith("serial") for key in config.options):
+        row["serial"] = 1
+    return row

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Changing a machine's options: what can take effect does so at once, the rest is pending until the next start."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from orrery.errors import Conflict, OrreryError, ParameterError
+from orrery.operations.context import NodeContext
+from orrery.operations.drives import check_drive, is_drive, make_drive, parse_drive
+from orrery.operations.guest_create import with_mac
+from orrery.operations.guest_live import apply_live
+from orrery.operations.guest_lock import check_lock, guest_lock
+from orrery.operations.guest_pending import applied, apply_all, keep_volumes, pending_keys, put, settle
+from orrery.store.guests import StoredGuest, read_guest
+from orrery.system.process import ProcessId
+from orrery.tasks.operation import TaskHandle
+from orrery.tasks.registry import operation
+
+
+@operation
+@dataclass(frozen=True)
+class ChangeMachine:
+    """Sets, deletes and reverts options of machine `vmid`; `set` holds validated, canonical texts.
+
+    A deleted disk becomes an unused one, with `force` it is removed for good; deleting an unused disk removes it.
+    `digest` is that of the configuration on which the caller based the change.
+    """
+
+    kind: ClassVar[str] = "qmconfig"
+
+    vmid: int
+    set: dict[str, str] = field(default_factory=dict)
+    delete: tuple[str, ...] = ()
+    revert: tuple[str, ...] = ()
+    force: bool = False
+    digest: str | None = None
+    skiplock: bool = False
+
+    def subject(self) -> str:
+        return str(self.vmid)
+
+    def locks(self) -> tuple[str, ...]:
+        return (guest_lock(self.vmid),)
+
+    def check(self, ctx: NodeContext) -> None:
+        """Raises `NotFound`, `Locked`, `Conflict`, or `ParameterError` for drives that cannot be."""
+        stored = read_guest(ctx.store, self.vmid, kind="qemu", node=ctx.node)
+        config = stored.record.config
+        if self.digest is not None and self.digest != config.digest():
+            raise Conflict
+        if self.delete != ("lock",):
+            check_lock(config, skip=self.skiplock)
+        for key, text in self.set.items():
+            if is_drive(key):
+                check_drive(ctx, self.vmid, parse_drive(key, text))
+        clash = {key: "cannot be set and deleted in one request" for key in self.delete if key in self.set}
+        if clash:
+            raise ParameterError(clash)
+
+    def run(self, ctx: NodeContext, task: TaskHandle) -> None:
+        """Writes the change as pending, then lets each part of it take effect that can."""
+        self.check(ctx)
+        stored = read_guest(ctx.store, self.vmid, kind="qemu", node=ctx.node)
+        wanted: dict[str, str] = {}
+        for key, text in self.set.items():
+            if is_drive(key):
+                wanted[key] = make_drive(ctx, task, self.vmid, parse_drive(key, text))
+            else:
+                wanted[key] = with_mac(key, text)
+        config = keep_volumes(self.vmid, stored.record.config, stored.record.config.revert(self.revert))
+        deletes = dict.fromkeys(self.delete, self.force)
+        config = keep_volumes(self.vmid, config, config.with_pending(wanted, deletes))
+        for key in self.delete:
+            if stored.record.config.get(key) is None and key not in stored.record.config.pending:
+                task.log(f"cannot delete '{key}' - not set in current configuration")
+        task.step("pending")
+        stored = put(ctx, stored, config)
+        task.commit()
+        running = ctx.machines.find(self.vmid)
+        if running is None:
+            apply_all(ctx, task, stored)
+        else:
+            apply_hot(ctx, task, stored, running)
+
+
+def apply_hot(ctx: NodeContext, task: TaskHandle, stored: StoredGuest, running: ProcessId) -> None:
+    """Lets take effect on a running machine what can; what cannot stays pending, with a warning when it failed."""
+    for key in pending_keys(stored.record.config):
+        config = stored.record.config
+        after, removed = applied(stored.record.vmid, config, key)
+        try:
+            if not apply_live(ctx, task, stored.record.vmid, config, key, running):
+                continue
+        except OrreryError as error:
+            task.warn(f"{key}: hotplug problem - {error.message}; the change waits for the next start")
+            continue
+        stored = settle(ctx, task, stored, after, removed)
+
+
+def change_summary(set_: Mapping[str, str], delete: tuple[str, ...]) -> str:
+    """The keys of a change, for its audit line."""
+    return " ".join([*(f"+{key}" for key in sorted(set_)), *(f"-{key}" for key in delete)])

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Destroying a machine. When the first volume has gone there is no way back: a broken one is finished, not undone."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from orrery.errors import Failure, OrreryError
+from orrery.operations.context import NodeContext
+from orrery.operations.drives import owned_volumes, texts
+from orrery.operations.guest_create import leave_pool
+from orrery.operations.guest_lock import check_lock, guest_lock
+from orrery.store.documents import read_documents, update_document
+from orrery.store.guests import find_guest, read_guest, remove_guest
+from orrery.tasks.operation import TaskHandle
+from orrery.tasks.registry import operation
+from orrery.tasks.revert import Log, undo
+
+
+@operation
+@dataclass(frozen=True)
+class DestroyMachine:
+    """Removes machine `vmid` and its volumes.
+
+    `purge` also drops it from the access control list; `unreferenced` also removes images of its number that no option
+    names. Pools forget it in any case.
+    """
+
+    kind: ClassVar[str] = "qmdestroy"
+
+    vmid: int
+    purge: bool = False
+    unreferenced: bool = False
+    skiplock: bool = False
+
+    def subject(self) -> str:
+        return str(self.vmid)
+
+    def locks(self) -> tuple[str, ...]:
+        return (guest_lock(self.vmid),)
+
+    def check(self, ctx: NodeContext) -> None:
+        """Raises `NotFound`, `Locked`, or `Failure` for protected and running machines."""
+        config = read_guest(ctx.store, self.vmid, kind="qemu", node=ctx.node).record.config
+        check_lock(config, skip=self.skiplock)
+        if config.options.get("protection") == "1":
+            raise Failure(f"can't remove VM {self.vmid} - protection mode enabled")
+        if ctx.machines.find(self.vmid) is not None:
+            raise Failure(f"VM {self.vmid} is running - destroy failed")
+
+    def run(self, ctx: NodeContext, task: TaskHandle) -> None:
+        """Removes volumes, then the configuration. A kill in between is finished by the record's own action."""
+        self.check(ctx)
+        config = read_guest(ctx.store, self.vmid, kind="qemu", node=ctx.node).record.config
+        volumes = owned_volumes(self.vmid, texts(config))
+        if self.unreferenced:
+            volumes += [volume for volume in unreferenced(ctx, self.vmid) if volume not in volumes]
+        check_removable(ctx, volumes)
+        task.step("destroy")
+        task.before("guest.finish_destroy", vmid=self.vmid, volumes=volumes, purge=self.purge)
+        finish_destroy(ctx, task.log, vmid=self.vmid, volumes=volumes, purge=self.purge)
+        task.commit()
+
+
+def unreferenced(ctx: NodeContext, vmid: int) -> list[str]:
+    """Images of the guest's number on all storages that can be read."""
+    found = []
+    for name in ctx.storages.names():
+        try:
+            found += [volume.volid for volume in ctx.storages.get(name).list(("images",), vmid)]
+        except OrreryError:
+            continue  # a storage that is off or away keeps its images; nothing of it can be removed now
+    return found
+
+
+def check_removable(ctx: NodeContext, volumes: list[str]) -> None:
+    """Raises before anything is removed when a volume's storage is away."""
+    for volume in volumes:
+        ctx.storages.volume(volume)
+
+
+@undo("guest.finish_destroy")
+def finish_destroy(ctx: NodeContext, log: Log, *, vmid: int, volumes: list[str], purge: bool) -> None:
+    """Removes what is left of a machine whose destruction has begun."""
+    found = find_guest(ctx.store, vmid)
+    for volume in volumes:
+        storage, name = ctx.storages.volume(volume)
+        storage.free(name)
+        log(f"removed {volume}")
+    for pool, document in read_documents(ctx.store, "/pools/").items():
+        if vmid in map(int, document.get("vms", ())):
+            leave_pool(ctx, vmid, pool)
+    if purge:
+        forget_rights(ctx, vmid)
+    ctx.machines.forget(vmid)
+    if found is not None and found.record.node == ctx.node:
+        remove_guest(ctx.store, vmid, found.revision)
+    log(f"VM {vmid} is gone")
+
+
+def forget_rights(ctx: NodeContext, vmid: int) -> None:
+    """Drops the guest's own entries from the access control list."""
+
+    def drop(rules: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+        if rules is None:
+            return None
+        return [rule for rule in rules if rule.get("path") != f"/vms/{vmid}"]
+
+    update_document(ctx.store, "/access/acl", drop)

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Disks of a machine: growing them, and moving them to another storage or format, also while the machine runs."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from orrery.drivers.qemu.plan import VolumeFile
+from orrery.errors import Conflict, Failure, ParameterError
+from orrery.model.disksize import format_size, parse_resize
+from orrery.model.guest import GuestConfig
+from orrery.model.volume import VolumeId
+from orrery.operations.context import NodeContext
+from orrery.operations.drives import Drive, drive_schema, drop_volume, parse_drive
+from orrery.operations.guest_lock import check_lock, guest_lock
+from orrery.operations.guest_pending import keep_volumes, put
+from orrery.store.guests import read_guest
+from orrery.tasks.operation import TaskHandle
+from orrery.tasks.registry import operation
+
+SECTOR = 512
+
+
+@dataclass(frozen=True)
+class DiskVerb:
+    """What both verbs have in common."""
+
+    vmid: int
+    disk: str
+
+    def subject(self) -> str:
+        return str(self.vmid)
+
+    def locks(self) -> tuple[str, ...]:
+        return (guest_lock(self.vmid),)
+
+    def volume(self, config: GuestConfig) -> tuple[Drive, VolumeId]:
+        """The disk and its volume. Raises `ParameterError` for disks that are not there or have none."""
+        text = config.options.get(self.disk)
+        if text is None:
+            raise ParameterError({"disk": f"disk '{self.disk}' does not exist"})
+        key = "scsi0" if self.disk.startswith("unused") else self.disk
+        drive = replace(parse_drive(key, text), key=self.disk)
+        if drive.volume is None or drive.is_cdrom:
+            raise ParameterError({"disk": f"'{self.disk}' has no disk image"})
+        return drive, drive.volume
+
+
+@operation
+@dataclass(frozen=True)
+class ResizeDisk(DiskVerb):
+    """Grows disk `disk` to `size`, or by it with a leading plus."""
+
+    kind: ClassVar[str] = "resize"
+
+    size: str = ""
+    digest: str | None = None
+    skiplock: bool = False
+
+    def storage(self, config: GuestConfig) -> str:
+        """The storage on which space is needed."""
+        return self.volume(config)[1].storage
+
+    def target(self, ctx: NodeContext, volume: VolumeId) -> int:
+        """The new size in bytes, whole sectors. Raises `ParameterError` when the disk would shrink."""
+        storage, name = ctx.storages.volume(str(volume))
+        now = storage.info(name).size
+        relative, amount = parse_resize(self.size)
+        size = now + amount if relative else amount
+        size = -(-size // SECTOR) * SECTOR
+        if size < now:
+            raise ParameterError({"size": f"shrinking disks is not supported: '{self.disk}' has {format_size(now)}"})
+        return size
+
+    def check(self, ctx: NodeContext) -> None:
+        """Raises what keeps the disk from growing."""
+        config = read_guest(ctx.store, self.vmid, kind="qemu", node=ctx.node).record.config
+        if self.digest is not None and self.digest != config.digest():
+            raise Conflict
+        check_lock(config, skip=self.skiplock)
+        self.target(ctx, self.volume(config)[1])
+
+    def run(self, ctx: NodeContext, task: TaskHandle) -> None:
+        """Growing cannot be undone, and needs not: a kill leaves a disk that is larger than its option says."""
+        self.check(ctx)
+        stored = read_guest(ctx.store, self.vmid, kind="qemu", node=ctx.node)
+        drive, volume = self.volume(stored.record.config)
+        size = self.target(ctx, volume)
+        task.step("resize", volume=str(volume), size=size)
+        task.commit()
+        storage, name = ctx.storages.volume(str(volume))
+        if ctx.machines.find(self.vmid) is not None:
+            ctx.machines.resize_disk(self.vmid, self.disk, size)
+        elif size > storage.info(name).size:
+            storage.resize(name, size)
+        text = drive_schema(self.disk).print({**drive.values, "size": format_size(size)})
+        put(ctx, stored, stored.record.config.with_options({self.disk: text}))
+        task.log(f"{self.disk} has {format_size(size)}")
+
+
+@operation
+@dataclass(frozen=True)
+class MoveDisk(DiskVerb):
+    """Copies disk `disk` to `target`, in `format` (the storage's default when None), and uses the copy from then on.
+
+    The original becomes an unused disk, with `delete` it is removed. `limit` is in KiB/s.
+    """
+
+    kind: ClassVar[str] = "qmmove"
+
+    target: str = ""
+    format: str | None = None
+    delete: bool = False
+    digest: str | None = None
+    limit: int | None = None
+
+    def check(self, ctx: NodeContext) -> None:
+        """Raises what keeps the disk from being moved."""
+        config = read_guest(ctx.store, self.vmid, kind="qemu", node=ctx.node).record.config
+        if self.digest is not None and self.digest != config.digest():
+            raise Conflict
+        check_lock(config)
+        _, volume = self.volume(config)
+        if self.disk in config.pending or self.disk in config.pending_deletes:
+            raise Failure(f"'{self.disk}' has pending changes: apply or revert them first")
+        driver = ctx.storages.get(self.target)
+        if "images" not in driver.contents:
+            raise ParameterError({"storage": f"storage '{self.target}' does not support content type 'images'"})
+        wanted = self.format or driver.formats[0]
+        if wanted not in driver.formats:
+            raise ParameterError({"format": f"storage '{self.target}' has no images of format '{wanted}'"})
+        storage, name = ctx.storages.volume(str(volume))
+        if volume.storage == self.target and storage.info(name).format == wanted:
+            raise Failure("you can't move to the same storage with same format")
+
+    def run(self, ctx: NodeContext, task: TaskHandle) -> None:
+        """Copies, switches over, writes the configuration; until then a failure leaves everything as it was."""
+        self.check(ctx)
+        stored = read_guest(ctx.store, self.vmid, kind="qemu", node=ctx.node)
+        drive, volume = self.volume(stored.record.config)
+        storage, name = ctx.storages.volume(str(volume))
+        info = storage.info(name)
+        target = ctx.storages.get(self.target)
+        format_ = self.format or target.formats[0]
+        new_name = target.next_name(self.vmid, format_)
+        new = f"{self.target}:{new_name}"
+        task.before("guest.drop_volume", vmid=self.vmid, volume=new)
+        task.log(f"copying {volume} to {new}")
+        live = ctx.machines.find(self.vmid) is not None and not self.disk.startswith("unused")
+        text = drive_schema(drive.key if not live else self.disk).print({**drive.values, "file": new})
+        config = keep_volumes(self.vmid, stored.record.config, stored.record.config.with_options({self.disk: text}))
+
+        def progress(done: int, total: int) -> None:
+            task.progress(done, total, "bytes", "copy")
+
+        if live:
+            target.allocate(new_name, info.size)
+            file = VolumeFile(target.path(new_name), format_, read_only=False)
+            with ctx.machines.mirror(self.vmid, self.disk, file, drive.values, progress, limit=self.limit) as mirror:
+                task.step("switch")
+                stored = put(ctx, stored, config)
+                mirror.complete()
+        else:
+            target.copy_in(storage.path(name), info.format, new_name, progress)
+            task.step("switch")
+            stored = put(ctx, stored, config)
+        task.commit()
+        if self.delete:
+            remove_original(ctx, task, self.vmid, str(volume))
+
+
+def remove_original(ctx: NodeContext, task: TaskHandle, vmid: int, volume: str) -> None:
+    """Removes a moved disk's original, which stands as an unused disk until then."""
+    stored = read_guest(ctx.store, vmid, kind="qemu", node=ctx.node)
+    keys = [key for key, text in stored.record.config.options.items() if key.startswith("unused") and text == volume]
+    task.before("guest.drop_volume", vmid=vmid, volume=volume)
+    put(ctx, stored, stored.record.config.with_options({}, keys))
+    drop_volume(ctx, task.log, vmid=vmid, volume=volume)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""How what is pending takes effect in a configuration, and what becomes of volumes that no option names any more."""
+
+from dataclasses import replace
+
+from orrery.model.guest import GuestConfig
+from orrery.operations.context import NodeContext
+from orrery.operations.drives import drop_volume, next_unused, owned_volumes, texts
+from orrery.store.guests import StoredGuest, write_guest
+from orrery.tasks.operation import TaskHandle
+
+
+def put(ctx: NodeContext, stored: StoredGuest, config: GuestConfig) -> StoredGuest:
+    """Writes a configuration over the one that was read."""
+    record = replace(stored.record, config=config)
+    if record == stored.record:
+        return stored
+    return StoredGuest(record, write_guest(ctx.store, record, stored.revision))
+
+
+def keep_volumes(vmid: int, before: GuestConfig, after: GuestConfig) -> GuestConfig:
+    """The new configuration with every volume that it would no longer name as an unused disk."""
+    lost = [v for v in owned_volumes(vmid, texts(before)) if v not in owned_volumes(vmid, texts(after))]
+    for volume in lost:
+        after = after.with_options({next_unused(after.options): volume})
+    return after
+
+
+def applied(vmid: int, config: GuestConfig, key: str) -> tuple[GuestConfig, list[str]]:
+    """The configuration in which what is pending for `key` holds, and the volumes that are to be removed for good."""
+    if key in config.pending:
+        value = config.pending[key]
+        after = replace(config.revert([key]), options={**config.options, key: value})
+        return keep_volumes(vmid, config, after), []
+    force = config.pending_deletes[key]
+    after = config.revert([key]).with_options({}, [key])
+    if force or key.startswith("unused"):
+        left = owned_volumes(vmid, texts(after))
+        return after, [v for v in owned_volumes(vmid, texts(config)) if v not in left]
+    return keep_volumes(vmid, config, after), []
+
+
+def pending_keys(config: GuestConfig) -> list[str]:
+    """Keys with something pending: deletions first, so that what is freed can be used."""
+    return [*sorted(config.pending_deletes), *sorted(config.pending)]
+
+
+def apply_all(ctx: NodeContext, task: TaskHandle, stored: StoredGuest) -> StoredGuest:
+    """Lets everything pending take effect on a machine that does not run."""
+    config = stored.record.config
+    removed: list[str] = []
+    for key in pending_keys(config):
+        config, volumes = applied(stored.record.vmid, config, key)
+        removed += volumes
+    return settle(ctx, task, stored, config, removed)
+
+
+def settle(
+    ctx: NodeContext, task: TaskHandle, stored: StoredGuest, config: GuestConfig, removed: list[str]
+) -> StoredGuest:
+    """Writes a configuration, then removes the volumes that it dropped for good.
+
+    The volumes are journalled first: a kill between writing and removing leaves none behind.
+    """
+    for volume in removed:
+        task.before("guest.drop_volume", vmid=stored.record.vmid, volume=volume)
+    stored = put(ctx, stored, config)
+    for volume in removed:
+        drop_volume(ctx, task.log, vmid=stored.record.vmid, volume=volume)
+    return stored

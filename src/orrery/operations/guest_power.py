@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Power of a machine: start, stop, shut down, reboot, reset, suspend, resume."""
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import ClassVar
+
+from orrery.drivers.qemu.plan import TapFds, VolumeFile
+from orrery.errors import Failure, OrreryError, ParameterError
+from orrery.model.devices import parse_agent, parse_nic
+from orrery.model.guest import GuestConfig
+from orrery.model.machine import expand_indexed
+from orrery.operations.context import NodeContext
+from orrery.operations.drives import check_drive, drives
+from orrery.operations.guest_lock import check_lock, guest_lock
+from orrery.operations.guest_pending import apply_all
+from orrery.store.guests import read_guest
+from orrery.system import process
+from orrery.system.process import ProcessId
+from orrery.tasks.operation import TaskHandle
+from orrery.tasks.registry import operation
+from orrery.tasks.revert import Log, undo
+
+SHUTDOWN_TIMEOUT = 180
+"""Seconds that a guest gets to shut down when nobody says."""
+
+STOP_TIMEOUT = 10
+"""Seconds that QEMU gets to close its images before it is killed."""
+
+TICK = 0.5
+"""Seconds between two looks at whether the task shall stop."""
+
+
+@dataclass(frozen=True)
+class PowerVerb:
+    """What all verbs have in common; `skiplock` was granted to root alone by the API."""
+
+    vmid: int
+    skiplock: bool = False
+    timeout: int | None = None
+
+    def subject(self) -> str:
+        return str(self.vmid)
+
+    def locks(self) -> tuple[str, ...]:
+        return (guest_lock(self.vmid),)
+
+    def config(self, ctx: NodeContext) -> GuestConfig:
+        """The machine's configuration. Raises `NotFound` or `Locked`."""
+        config = read_guest(ctx.store, self.vmid, kind="qemu", node=ctx.node).record.config
+        check_lock(config, skip=self.skiplock)
+        return config
+
+    def running(self, ctx: NodeContext) -> ProcessId:
+        """The machine's process. Raises `Failure` when it does not run."""
+        found = ctx.machines.find(self.vmid)
+        if found is None:
+            raise Failure(f"VM {self.vmid} not running")
+        return found
+
+    def check(self, ctx: NodeContext) -> None:
+        """Raises why the verb is impossible now; most need a running machine."""
+        self.config(ctx)
+        self.running(ctx)
+
+
+@operation
+@dataclass(frozen=True)
+class StartMachine(PowerVerb):
+    """Starts the machine; what was pending takes effect first."""
+
+    kind: ClassVar[str] = "qmstart"
+
+    def check(self, ctx: NodeContext) -> None:
+        """Raises `Failure` for running machines and templates, or what keeps a drive from being used."""
+        config = self.config(ctx)
+        if config.is_template:
+            raise Failure("you can't start a vm if it's a template")
+        if ctx.machines.find(self.vmid) is not None:
+            raise Failure(f"VM {self.vmid} already running")
+        for drive in drives(config.apply_pending().options):
+            try:
+                check_drive(ctx, self.vmid, drive)
+            except ParameterError as error:
+                raise Failure(f"{drive.key}: {error.errors.get(drive.key, error.message)}") from error
+
+    def run(self, ctx: NodeContext, task: TaskHandle) -> None:
+        """Starts it; whatever was begun is undone on failure."""
+        self.check(ctx)
+        self.start(ctx, task)
+        task.commit()
+
+    def start(self, ctx: NodeContext, task: TaskHandle) -> None:
+        """Starts it as a part of a larger task, which has checked and will commit."""
+        stored = read_guest(ctx.store, self.vmid, kind="qemu", node=ctx.node)
+        if stored.record.config.has_pending():
+            stored = apply_all(ctx, task, stored)
+        config = stored.record.config
+        task.before("machine.discard", vmid=self.vmid)
+        with ExitStack() as stack:
+            taps = {}
+            for key, text in sorted(config.options.items()):
+                expanded = expand_indexed(key)
+                if expanded is not None and expanded[0] == "net":
+                    tap = ctx.network.tap_create(self.vmid, expanded[1], parse_nic(text))
+                    stack.callback(tap.close)
+                    taps[expanded[1]] = TapFds(tap.fds, tap.vhost, tap.mtu)
+            plan = ctx.machines.plan(self.vmid, config, volume_files(ctx, config), taps)
+            found = ctx.machines.launch(plan, task.log)
+        task.log(f"VM {self.vmid} runs as process {found.pid}")
+
+
+def volume_files(ctx: NodeContext, config: GuestConfig) -> dict[str, VolumeFile]:
+    """The file of every drive that has one."""
+    files = {}
+    for drive in drives(config.options):
+        if drive.volume is not None:
+            storage, name = ctx.storages.volume(str(drive.volume))
+            info = storage.info(name)
+            files[drive.key] = VolumeFile(storage.path(name), info.format, read_only=drive.is_cdrom)
+    return files
+
+
+@undo("machine.discard")
+def discard_machine(ctx: NodeContext, log: Log, *, vmid: int) -> None:
+    """Ends a machine that a failed start may have left, and what belongs to its run."""
+    if ctx.machines.find(vmid) is not None:
+        log(f"ending VM {vmid}, which had been started")
+    ctx.machines.discard(vmid)
+    ctx.network.tap_remove_all(vmid)
+
+
+def release(ctx: NodeContext, vmid: int) -> None:
+    """Removes what a run leaves behind: sockets, control group, taps."""
+    ctx.machines.forget(vmid)
+    ctx.network.tap_remove_all(vmid)
+
+
+@operation
+@dataclass(frozen=True)
+class StopMachine(PowerVerb):
+    """Stops the machine at once. One that does not run is no error, as clients expect."""
+
+    kind: ClassVar[str] = "qmstop"
+
+    def check(self, ctx: NodeContext) -> None:
+        self.config(ctx)
+
+    def run(self, ctx: NodeContext, task: TaskHandle) -> None:
+        """Asks QEMU to end; kills it when it does not within the timeout (10 s unless given)."""
+        self.check(ctx)
+        if ctx.machines.find(self.vmid) is None:
+            task.log(f"VM {self.vmid} not running")
+            release(ctx, self.vmid)
+            return
+        task.step("stop")
+        task.commit()
+        end_machine(ctx, self.vmid, self.timeout)
+
+
+def end_machine(ctx: NodeContext, vmid: int, timeout: float | None = None) -> None:
+    """Ends QEMU: it is asked to, and killed when it has not within `timeout` seconds."""
+    ctx.machines.stop(vmid, STOP_TIMEOUT if timeout is None else timeout)
+    release(ctx, vmid)
+
+
+@operation
+@dataclass(frozen=True)
+class ShutdownMachine(PowerVerb):
+    """Asks the system inside to shut down; with `force` the machine is stopped when it has not within the timeout."""
+
+    kind: ClassVar[str] = "qmshutdown"
+
+    force: bool = False
+
+    def run(self, ctx: NodeContext, task: TaskHandle) -> None:
+        """Waits until it is down. Raises `Failure` when it is not in time."""
+        self.check(ctx)
+        shut_down(ctx, task, self.vmid, self.config(ctx), self.timeout, force=self.force)
+
+
+def shut_down(
+    ctx: NodeContext, task: TaskHandle, vmid: int, config: GuestConfig, timeout: int | None, *, force: bool
+) -> None:
+    """Shuts down by the agent where there is one that answers, else by the power button. Paused machines are woken."""
+    found = ctx.machines.find(vmid)
+    if found is None:
+        return
+    limit = SHUTDOWN_TIMEOUT if timeout is None else timeout
+    task.step("shutdown")
+    ask_to_shut_down(ctx, task, vmid, config)
+    if not ended(task, found, limit):
+        if not force:
+            raise Failure(f"VM quit/powerdown failed - got timeout: VM {vmid} still runs after {limit} seconds")
+        task.log("the guest has not shut down; stopping it")
+        task.commit()
+        end_machine(ctx, vmid)
+    release(ctx, vmid)
+
+
+def ask_to_shut_down(ctx: NodeContext, task: TaskHandle, vmid: int, config: GuestConfig) -> None:
+    """Tells the guest, once. A machine whose monitor does not answer is treated like a guest that does not."""
+    try:
+        if ctx.machines.status(vmid).state == "paused":
+            ctx.machines.resume(vmid)
+        if parse_agent(config.options.get("agent", "0")).enabled:
+            try:
+                ctx.machines.agent(vmid, config).command("shutdown")
+            except OrreryError as error:
+                task.log(f"{error.message}; pressing the power button instead")
+            else:
+                return
+        ctx.machines.powerdown(vmid)
+    except OrreryError as error:
+        task.log(error.message)
+
+
+def ended(task: TaskHandle, found: ProcessId, limit: float) -> bool:
+    """Whether the process ends within `limit` seconds; shows the time that is left, and heeds a request to stop."""
+    begun = time.monotonic()
+    while (waited := time.monotonic() - begun) < limit:
+        task.progress(int(waited), int(limit), "s", "waiting for the guest")
+        if process.wait(found, min(TICK, limit - waited)):
+            return True
+    return not process.alive(found)
+
+
+@operation
+@dataclass(frozen=True)
+class RebootMachine(PowerVerb):
+    """Shuts down and starts again, so that pending changes take effect."""
+
+    kind: ClassVar[str] = "qmreboot"
+
+    def run(self, ctx: NodeContext, task: TaskHandle) -> None:
+        """Raises `Failure` when the guest does not shut down; it then runs on."""
+        self.check(ctx)
+        shut_down(ctx, task, self.vmid, self.config(ctx), self.timeout, force=False)
+        StartMachine(self.vmid, skiplock=self.skiplock).start(ctx, task)
+        task.commit()
+
+
+@operation
+@dataclass(frozen=True)
+class ResetMachine(PowerVerb):
+    """Resets the machine."""
+
+    kind: ClassVar[str] = "qmreset"
+
+    def run(self, ctx: NodeContext, task: TaskHandle) -> None:
+        """Takes effect at once."""
+        self.check(ctx)
+        task.commit()
+        ctx.machines.reset(self.vmid)
+
+
+@operation
+@dataclass(frozen=True)
+class SuspendMachine(PowerVerb):
+    """Halts the processors; the memory stays."""
+
+    kind: ClassVar[str] = "qmsuspend"
+
+    def run(self, ctx: NodeContext, task: TaskHandle) -> None:
+        """A machine that is paused already stays so."""
+        self.check(ctx)
+        task.commit()
+        ctx.machines.pause(self.vmid)
+
+
+@operation
+@dataclass(frozen=True)
+class ResumeMachine(PowerVerb):
+    """Lets the processors go on."""
+
+    kind: ClassVar[str] = "qmresume"
+
+    def run(self, ctx: NodeContext, task: TaskHandle) -> None:
+        """A machine that runs already goes on running."""
+        self.check(ctx)
+        task.commit()
+        ctx.machines.resume(self.vmid)
