@@ -139,7 +139,7 @@ _ROWS: tuple[Option, ...] = (
     _option("vcpus", _integer(1), CPU),
     _option("balloon", _integer(0), MEMORY, "live"),
     _option("memory", properties.MEMORY, MEMORY),
-    _option("shares", _integer(0, 50000, 1000), MEMORY, "stored"),
+    _later("shares", _integer(0, 50000, 1000), MEMORY),
     _later("smp", _integer(1, default=1), CPU),
     _later("numa", properties.NUMA_NODE, CPU, count=8),
     _later("allow-ksm", _flag(True), MEMORY),

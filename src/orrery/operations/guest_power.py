@@ -15,6 +15,7 @@ from orrery.operations.context import NodeContext
 from orrery.operations.drives import check_drive, drives
 from orrery.operations.guest_lock import check_lock, guest_lock
 from orrery.operations.guest_pending import apply_all
+from orrery.operations.hookscript import run_hook
 from orrery.store.guests import read_guest
 from orrery.system import process
 from orrery.system.process import ProcessId
@@ -97,6 +98,7 @@ class StartMachine(PowerVerb):
         if stored.record.config.has_pending():
             stored = apply_all(ctx, task, stored)
         config = stored.record.config
+        run_hook(ctx, task, self.vmid, config, "pre-start")
         task.before("machine.discard", vmid=self.vmid)
         with ExitStack() as stack:
             taps = {}
@@ -109,6 +111,7 @@ class StartMachine(PowerVerb):
             plan = ctx.machines.plan(self.vmid, config, volume_files(ctx, config), taps)
             found = ctx.machines.launch(plan, task.log)
         task.log(f"VM {self.vmid} runs as process {found.pid}")
+        run_hook(ctx, task, self.vmid, config, "post-start")
 
 
 def volume_files(ctx: NodeContext, config: GuestConfig) -> dict[str, VolumeFile]:
@@ -149,14 +152,16 @@ class StopMachine(PowerVerb):
 
     def run(self, ctx: NodeContext, task: TaskHandle) -> None:
         """Asks QEMU to end; kills it when it does not within the timeout (10 s unless given)."""
-        self.check(ctx)
+        config = self.config(ctx)
         if ctx.machines.find(self.vmid) is None:
             task.log(f"VM {self.vmid} not running")
             release(ctx, self.vmid)
             return
         task.step("stop")
         task.commit()
+        run_hook(ctx, task, self.vmid, config, "pre-stop")
         end_machine(ctx, self.vmid, self.timeout)
+        run_hook(ctx, task, self.vmid, config, "post-stop")
 
 
 def end_machine(ctx: NodeContext, vmid: int, timeout: float | None = None) -> None:
@@ -188,6 +193,7 @@ def shut_down(
     if found is None:
         return
     limit = SHUTDOWN_TIMEOUT if timeout is None else timeout
+    run_hook(ctx, task, vmid, config, "pre-stop")
     task.step("shutdown")
     ask_to_shut_down(ctx, task, vmid, config)
     if not ended(task, found, limit):
@@ -197,6 +203,7 @@ def shut_down(
         task.commit()
         end_machine(ctx, vmid)
     release(ctx, vmid)
+    run_hook(ctx, task, vmid, config, "post-stop")
 
 
 def ask_to_shut_down(ctx: NodeContext, task: TaskHandle, vmid: int, config: GuestConfig) -> None:
