@@ -34,6 +34,18 @@ SIZE_LIMIT = 16 * 1024 * 1024
 KEPT_FILES = 8
 BLOCK = 64 * 1024
 
+DAMAGED: Mapping[str, Any] = {
+    "time": 0,
+    "who": "-",
+    "origin": "-",
+    "action": "(damaged line)",
+    "result": "",
+    "status": 500,
+    "parameters": {},
+    "pid": 0,
+}
+"""What is shown of a line that cannot be read, with the line as its result."""
+
 log = structlog.get_logger()
 
 
@@ -72,11 +84,12 @@ class AuditLog:
             {
                 "time": round(self._clock(), 3),
                 "who": _clip(who),
-                "from": _clip(origin),
-                "what": _clip(action),
+                "origin": _clip(origin),
+                "action": _clip(action),
                 "result": _clip(result),
                 "status": status,
-                "params": redact(parameters),
+                "parameters": redact(parameters),
+                "pid": os.getpid(),
             }
         )
         try:
@@ -89,13 +102,12 @@ class AuditLog:
             )
 
     def read(self, start: int = 0, limit: int = 50, *, who: str | None = None) -> list[dict[str, Any]]:
-        """`limit` lines, newest first, without the `start` newest; with `who` only those of that user or token.
+        """`limit` lines (of one user or token), newest first, without the `start` newest.
 
-        Damaged lines are shown as such, not hidden.
+        Each has the keys of `record` with time (Unix seconds) and pid; a damaged line is shown as such, not hidden.
         """
-        lines = map(_parse, self._lines_backwards())
-        wanted = (line for line in lines if who is None or line.get("who") == who)
-        return list(itertools.islice(wanted, start, start + limit))
+        lines = (line for line in map(_parse, self._lines_backwards()) if who is None or line["who"] == who)
+        return list(itertools.islice(lines, start, start + limit))
 
     def _append(self, line: bytes) -> int:
         """Writes the line at the end and returns the size of the file."""
@@ -166,7 +178,9 @@ def _parse(line: bytes) -> dict[str, Any]:
         document = orjson.loads(line)
     except orjson.JSONDecodeError:
         document = None
-    return document if isinstance(document, dict) else {"damaged": _clip(line.decode("ascii", "backslashreplace"))}
+    if not isinstance(document, dict) or not document.keys() >= DAMAGED.keys():
+        return {**DAMAGED, "result": _clip(line.decode("ascii", "backslashreplace"))}
+    return document
 
 
 def redact(parameters: Any, depth: int = 0) -> Any:

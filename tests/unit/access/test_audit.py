@@ -36,11 +36,12 @@ def test_a_line_says_who_from_where_what_and_how_it_ended(audit):
         {
             "time": 1_800_000_000.123,
             "who": "anna@pve!t",
-            "from": "192.0.2.7",
-            "what": "PUT /access/acl",
+            "origin": "192.0.2.7",
+            "action": "PUT /access/acl",
             "result": "Permission check failed",
             "status": 403,
-            "params": {"path": "/vms/100", "delete": 1},
+            "parameters": {"path": "/vms/100", "delete": 1},
+            "pid": os.getpid(),
         }
     ]
     assert stat.S_IMODE(audit.path.stat().st_mode) == 0o600
@@ -106,17 +107,24 @@ def test_huge_parameters_are_cut(audit):
 def test_reading_goes_backwards_in_pages(audit):
     for number in range(25):
         record(audit, number)
-    assert [line["what"] for line in audit.read(0, 3)] == ["POST /x/24", "POST /x/23", "POST /x/22"]
-    assert [line["what"] for line in audit.read(23, 10)] == ["POST /x/1", "POST /x/0"]
+    assert [line["action"] for line in audit.read(0, 3)] == ["POST /x/24", "POST /x/23", "POST /x/22"]
+    assert [line["action"] for line in audit.read(23, 10)] == ["POST /x/1", "POST /x/0"]
     assert audit.read(25, 10) == []
     assert audit.read(0, 0) == []
+
+
+def test_reading_one_user_s_lines(audit):
+    for number in range(6):
+        audit.record(who=f"u{number % 2}@pve", origin="local", action=f"POST /x/{number}")
+    assert [line["action"] for line in audit.read(1, 5, who="u1@pve")] == ["POST /x/3", "POST /x/1"]
+    assert audit.read(who="u9@pve") == []
 
 
 def test_long_files_are_read_across_blocks(audit, monkeypatch):
     monkeypatch.setattr("orrery.access.audit.BLOCK", 61)
     for number in range(40):
         record(audit, number)
-    assert [line["what"] for line in audit.read(0, 100)] == [f"POST /x/{number}" for number in reversed(range(40))]
+    assert [line["action"] for line in audit.read(0, 100)] == [f"POST /x/{number}" for number in reversed(range(40))]
 
 
 def test_it_rotates_by_size_and_is_read_over_the_seam(tmp_path):
@@ -125,7 +133,7 @@ def test_it_rotates_by_size_and_is_read_over_the_seam(tmp_path):
         record(audit, number)
     files = sorted(path.name for path in tmp_path.glob("audit.log*"))
     assert files == ["audit.log", "audit.log.1", "audit.log.2", "audit.log.3", "audit.log.lock"]
-    lines = [line["what"] for line in audit.read(0, 1000)]
+    lines = [line["action"] for line in audit.read(0, 1000)]
     assert lines == [f"POST /x/{number}" for number in range(59, 59 - len(lines), -1)]
     assert len(lines) > 18
     assert all((tmp_path / name).stat().st_size < 1300 for name in files)
@@ -141,8 +149,9 @@ def test_a_damaged_line_is_shown_as_damaged(audit):
         file.write(b'{"half": \xff\n7\n')
     record(audit, 2)
     lines = audit.read()
-    assert [line.get("what") for line in lines] == ["POST /x/2", None, None, "POST /x/1"]
-    assert lines[2] == {"damaged": '{"half": \\xff'}
+    assert [line["action"] for line in lines] == ["POST /x/2", "(damaged line)", "(damaged line)", "POST /x/1"]
+    assert lines[2]["result"] == '{"half": \\xff'
+    assert all(set(line) == set(lines[0]) for line in lines)
 
 
 def test_a_log_that_cannot_be_written_is_loud_and_does_not_stop_the_node(tmp_path):
@@ -152,7 +161,7 @@ def test_a_log_that_cannot_be_written_is_loud_and_does_not_stop_the_node(tmp_pat
         record(audit, 1, parameters={"vmid": 100, "password": "hunter2"})
     assert logs[0]["log_level"] == "error"
     assert "AUDIT LINE LOST" in logs[0]["event"]
-    assert json.loads(logs[0]["line"])["params"] == {"vmid": 100, "password": REDACTED}
+    assert json.loads(logs[0]["line"])["parameters"] == {"vmid": 100, "password": REDACTED}
 
 
 def test_a_symbolic_link_is_not_followed(tmp_path):
@@ -188,4 +197,4 @@ def test_threads_and_processes_write_whole_lines(tmp_path):
         os.waitpid(pid, 0)
     lines = AuditLog(tmp_path / "audit.log", kept_files=50).read(0, 1000)
     assert len(lines) == 240
-    assert not [line for line in lines if "damaged" in line]
+    assert not [line for line in lines if line["action"] == "(damaged line)"]

@@ -156,7 +156,7 @@ def test_local_root_needs_no_credentials(wire: Wire) -> None:
 
 def test_addresses_come_from_the_front_alone(wire: Wire, services: Services) -> None:
     wire.send("GET", "/me", headers={"x-real-ip": "198.51.100.7", "x-forwarded-for": "10.0.0.1", "pveclientip": "::1"})
-    assert services.audit.read()[0]["from"] == "198.51.100.7"
+    assert services.audit.read()[0]["origin"] == "198.51.100.7"
 
 
 # --- routing
@@ -304,7 +304,7 @@ def test_changes_and_refusals_are_written_down(admin: Wire, wire: Wire, token: W
     wire.post("/access/ticket", username="eve@pve", password="guess")
     wire.send("GET", "/me", headers={"authorization": "PVEAPIToken=eve@pve!t=secret-value"})
     lines = services.audit.read()
-    assert [(line["who"], line["what"], line["status"]) for line in lines][:6] == [
+    assert [(line["who"], line["action"], line["status"]) for line in lines][:6] == [
         ("eve@pve!t (claimed)", "GET /me", 401),
         ("eve@pve (claimed)", "POST /access/ticket", 401),
         ("-", "GET /me", 401),
@@ -312,8 +312,8 @@ def test_changes_and_refusals_are_written_down(admin: Wire, wire: Wire, token: W
         ("admin@pve", "POST /things", 400),
         ("admin@pve", "POST /things", 200),
     ]
-    assert lines[5]["params"] == {"name": "(6 characters)", "count": "3"}
-    assert lines[5]["from"] == "192.0.2.1"
+    assert lines[5]["parameters"] == {"name": "(6 characters)", "count": "3"}
+    assert lines[5]["origin"] == "192.0.2.1"
     text = services.paths.audit_log.read_text()
     assert "guess" not in text
     assert "secret-value" not in text
