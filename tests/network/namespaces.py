@@ -11,6 +11,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,24 +28,37 @@ class Namespace:
         self.holder = holder
         self.pid = holder.pid
 
-    def run(self, *argv: str, check: bool = True, timeout: float = 30, text: str | None = None) -> str:
-        """Run a program inside; gives its output."""
-        done = subprocess.run(
-            ["nsenter", f"--net=/proc/{self.pid}/ns/net", f"--mount=/proc/{self.pid}/ns/mnt", "--", *argv],
-            check=False,
-            capture_output=True,
-            timeout=timeout,
-            text=True,
-            input=text,
-        )
-        if check and done.returncode:
+    def _inside(self, argv: tuple[str, ...]) -> list[str]:
+        # The program dies with us, and the namespace with it.
+        enter = ["nsenter", f"--net=/proc/{self.pid}/ns/net", f"--mount=/proc/{self.pid}/ns/mnt"]
+        return ["setpriv", "--pdeathsig", "KILL", *enter, "--", *argv]
+
+    def run(self, *argv: str, timeout: float = 30) -> str:
+        """Run a program inside; gives its output, fails with it."""
+        done = subprocess.run(self._inside(argv), check=False, capture_output=True, timeout=timeout, text=True)
+        if done.returncode:
             raise AssertionError(f"{argv}: {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done.stdout
 
     def ok(self, *argv: str, timeout: float = 30) -> bool:
         """Whether a program inside ends well."""
-        command = ["nsenter", f"--net=/proc/{self.pid}/ns/net", f"--mount=/proc/{self.pid}/ns/mnt", "--", *argv]
-        return subprocess.run(command, check=False, capture_output=True, timeout=timeout).returncode == 0
+        return subprocess.run(self._inside(argv), check=False, capture_output=True, timeout=timeout).returncode == 0
+
+    def start(self, *argv: str) -> subprocess.Popen[bytes]:
+        """Start a program inside that stays; the caller ends it."""
+        return subprocess.Popen(self._inside(argv), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def wait_for(self, *argv: str, seconds: float = 5) -> None:
+        """Run a program inside again and again until it ends well."""
+        end = time.monotonic() + seconds
+        while not self.ok(*argv):
+            assert time.monotonic() < end, f"{argv} never ended well"
+            time.sleep(0.05)
+
+    def retry(self, *argv: str, seconds: float = 5) -> str:
+        """The output of a program inside, as soon as it ends well."""
+        self.wait_for(*argv, seconds=seconds)
+        return self.run(*argv)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call `function` in a forked child inside; its result must be picklable."""
