@@ -192,8 +192,8 @@ http {{
         }}
 
         location = / {{
-            alias {page}/index.html;
-            default_type text/html;
+            root {page};
+            try_files /index.html =404;
             add_header Content-Security-Policy "{policy}" always;
             add_header X-Content-Type-Options nosniff always;
             add_header Referrer-Policy no-referrer always;
