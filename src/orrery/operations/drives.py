@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from orrery.drivers.qemu.devices.firmware import variables_template
+from orrery.drivers.qemu.plan import VolumeFile
 from orrery.drivers.storage.base import VolumeInfo
 from orrery.errors import Failure, NotFound, ParameterError
 from orrery.model.disksize import format_size
@@ -186,6 +187,14 @@ def owned_volumes(vmid: int, options: Iterable[str]) -> list[str]:
         if parsed.content == "images" and parsed.vmid == vmid:
             found.append(file)
     return found
+
+
+def volume_file(ctx: NodeContext, drive: Drive) -> VolumeFile | None:
+    """The file behind a drive, None for one without medium. Raises `NotFound`."""
+    if drive.volume is None:
+        return None
+    storage, name = ctx.storages.volume(str(drive.volume))
+    return VolumeFile(storage.path(name), storage.info(name).format, read_only=drive.is_cdrom)
 
 
 def texts(config: GuestConfig) -> list[str]:

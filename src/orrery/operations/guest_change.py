@@ -13,7 +13,6 @@ from orrery.operations.guest_live import apply_live
 from orrery.operations.guest_lock import check_lock, guest_lock
 from orrery.operations.guest_pending import applied, apply_all, keep_volumes, pending_keys, put, settle
 from orrery.store.guests import StoredGuest, read_guest
-from orrery.system.process import ProcessId
 from orrery.tasks.operation import TaskHandle
 from orrery.tasks.registry import operation
 
@@ -77,20 +76,20 @@ class ChangeMachine:
         task.step("pending")
         stored = put(ctx, stored, config)
         task.commit()
-        running = ctx.machines.find(self.vmid)
-        if running is None:
+        running = ctx.machines.find(self.vmid) is not None
+        if not running:
             apply_all(ctx, task, stored)
         else:
-            apply_hot(ctx, task, stored, running)
+            apply_hot(ctx, task, stored)
 
 
-def apply_hot(ctx: NodeContext, task: TaskHandle, stored: StoredGuest, running: ProcessId) -> None:
+def apply_hot(ctx: NodeContext, task: TaskHandle, stored: StoredGuest) -> None:
     """Lets take effect on a running machine what can; what cannot stays pending, with a warning when it failed."""
     for key in pending_keys(stored.record.config):
         config = stored.record.config
         after, removed = applied(stored.record.vmid, config, key)
         try:
-            if not apply_live(ctx, task, stored.record.vmid, config, key, running):
+            if not apply_live(ctx, task, stored.record.vmid, config, after, key):
                 continue
         except OrreryError as error:
             task.warn(f"{key}: hotplug problem - {error.message}; the change waits for the next start")

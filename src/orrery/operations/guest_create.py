@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from orrery.access.pools import place_guest
 from orrery.errors import Failure, NotFound, OrreryError
 from orrery.model.devices import default_boot_order, random_mac
 from orrery.model.guest import GuestConfig, GuestRecord
@@ -16,7 +17,7 @@ from orrery.operations.context import NodeContext
 from orrery.operations.drives import check_drive, drives, make_drive
 from orrery.operations.guest_lock import guest_lock
 from orrery.operations.guest_power import StartMachine
-from orrery.store.documents import read_document, update_document
+from orrery.store.documents import atomically, read_document
 from orrery.store.guests import add_guest, find_guest, read_guest, remove_guest, taken, write_guest
 from orrery.tasks.operation import TaskHandle
 from orrery.tasks.registry import operation
@@ -62,8 +63,8 @@ class CreateMachine:
         for drive in drives(self.options):
             options[drive.key] = make_drive(ctx, task, self.vmid, drive)
         if self.pool is not None:
-            task.before("guest.unjoin_pool", vmid=self.vmid, pool=self.pool)
-            join_pool(ctx, self.vmid, self.pool)
+            task.before("guest.unjoin_pool", vmid=self.vmid)
+            atomically(ctx.store, lambda transaction: place_guest(transaction, self.vmid, self.pool))
         task.step("configuration")
         write_guest(ctx.store, replace(reserved, config=GuestConfig(options=options)), revision)
         task.commit()
@@ -102,38 +103,12 @@ def with_mac(key: str, text: str) -> str:
     return NIC.print(values)
 
 
-def join_pool(ctx: NodeContext, vmid: int, pool: str) -> None:
-    """Enters a guest in a pool. Raises `NotFound`."""
-
-    def add(document: dict[str, object] | None) -> dict[str, object]:
-        if document is None:
-            raise NotFound(f"pool '{pool}' does not exist")
-        members = document.get("vms")
-        known = [int(member) for member in members] if isinstance(members, list) else []
-        return {**document, "vms": sorted({*known, vmid})}
-
-    update_document(ctx.store, f"/pools/{pool}", add)
-
-
 @undo("guest.unjoin_pool")
-def unjoin_pool(ctx: NodeContext, log: Log, *, vmid: int, pool: str) -> None:
+def unjoin_pool(ctx: NodeContext, log: Log, *, vmid: int) -> None:
     """Takes a guest that was not created whole out of its pool again."""
     found = find_guest(ctx.store, vmid)
     if found is None or found.record.config.lock == LOCK:
-        leave_pool(ctx, vmid, pool)
-
-
-def leave_pool(ctx: NodeContext, vmid: int, pool: str) -> None:
-    """Takes a guest out of a pool; neither need exist."""
-
-    def drop(document: dict[str, object] | None) -> dict[str, object] | None:
-        if document is None:
-            return None
-        members = document.get("vms")
-        known = [int(member) for member in members] if isinstance(members, list) else []
-        return {**document, "vms": [member for member in known if member != vmid]}
-
-    update_document(ctx.store, f"/pools/{pool}", drop)
+        atomically(ctx.store, lambda transaction: place_guest(transaction, vmid, None))
 
 
 @undo("guest.forget")

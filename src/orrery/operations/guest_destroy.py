@@ -2,14 +2,14 @@
 """Destroying a machine. When the first volume has gone there is no way back: a broken one is finished, not undone."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from orrery.access.pools import forget_guest
 from orrery.errors import Failure, OrreryError
 from orrery.operations.context import NodeContext
 from orrery.operations.drives import owned_volumes, texts
-from orrery.operations.guest_create import leave_pool
 from orrery.operations.guest_lock import check_lock, guest_lock
-from orrery.store.documents import read_documents, update_document
+from orrery.store.documents import atomically
 from orrery.store.guests import find_guest, read_guest, remove_guest
 from orrery.tasks.operation import TaskHandle
 from orrery.tasks.registry import operation
@@ -21,14 +21,13 @@ from orrery.tasks.revert import Log, undo
 class DestroyMachine:
     """Removes machine `vmid` and its volumes.
 
-    `purge` also drops it from the access control list; `unreferenced` also removes images of its number that no option
-    names. Pools forget it in any case.
+    `unreferenced` also removes images of its number that no option names. Its place in a pool and the rights on it go
+    with it, so that a later machine of its number inherits neither.
     """
 
     kind: ClassVar[str] = "qmdestroy"
 
     vmid: int
-    purge: bool = False
     unreferenced: bool = False
     skiplock: bool = False
 
@@ -56,8 +55,8 @@ class DestroyMachine:
             volumes += [volume for volume in unreferenced(ctx, self.vmid) if volume not in volumes]
         check_removable(ctx, volumes)
         task.step("destroy")
-        task.before("guest.finish_destroy", vmid=self.vmid, volumes=volumes, purge=self.purge)
-        finish_destroy(ctx, task.log, vmid=self.vmid, volumes=volumes, purge=self.purge)
+        task.before("guest.finish_destroy", vmid=self.vmid, volumes=volumes)
+        finish_destroy(ctx, task.log, vmid=self.vmid, volumes=volumes)
         task.commit()
 
 
@@ -79,30 +78,15 @@ def check_removable(ctx: NodeContext, volumes: list[str]) -> None:
 
 
 @undo("guest.finish_destroy")
-def finish_destroy(ctx: NodeContext, log: Log, *, vmid: int, volumes: list[str], purge: bool) -> None:
+def finish_destroy(ctx: NodeContext, log: Log, *, vmid: int, volumes: list[str]) -> None:
     """Removes what is left of a machine whose destruction has begun."""
     found = find_guest(ctx.store, vmid)
     for volume in volumes:
         storage, name = ctx.storages.volume(volume)
         storage.free(name)
         log(f"removed {volume}")
-    for pool, document in read_documents(ctx.store, "/pools/").items():
-        if vmid in map(int, document.get("vms", ())):
-            leave_pool(ctx, vmid, pool)
-    if purge:
-        forget_rights(ctx, vmid)
+    atomically(ctx.store, lambda transaction: forget_guest(transaction, vmid))
     ctx.machines.forget(vmid)
     if found is not None and found.record.node == ctx.node:
         remove_guest(ctx.store, vmid, found.revision)
     log(f"VM {vmid} is gone")
-
-
-def forget_rights(ctx: NodeContext, vmid: int) -> None:
-    """Drops the guest's own entries from the access control list."""
-
-    def drop(rules: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
-        if rules is None:
-            return None
-        return [rule for rule in rules if rule.get("path") != f"/vms/{vmid}"]
-
-    update_document(ctx.store, "/access/acl", drop)

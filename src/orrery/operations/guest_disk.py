@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Disks of a machine: growing them, and moving them to another storage or format, also while the machine runs."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from orrery.drivers.qemu.plan import VolumeFile
 from orrery.errors import Conflict, Failure, ParameterError
+from orrery.model.disks import parse_disk
 from orrery.model.disksize import format_size, parse_resize
 from orrery.model.guest import GuestConfig
 from orrery.model.volume import VolumeId
@@ -16,6 +17,7 @@ from orrery.operations.guest_pending import keep_volumes, put
 from orrery.store.guests import read_guest
 from orrery.tasks.operation import TaskHandle
 from orrery.tasks.registry import operation
+from orrery.tasks.revert import Log, undo
 
 SECTOR = 512
 
@@ -38,8 +40,7 @@ class DiskVerb:
         text = config.options.get(self.disk)
         if text is None:
             raise ParameterError({"disk": f"disk '{self.disk}' does not exist"})
-        key = "scsi0" if self.disk.startswith("unused") else self.disk
-        drive = replace(parse_drive(key, text), key=self.disk)
+        drive = parse_drive(self.disk, text)
         if drive.volume is None or drive.is_cdrom:
             raise ParameterError({"disk": f"'{self.disk}' has no disk image"})
         return drive, drive.volume
@@ -89,7 +90,8 @@ class ResizeDisk(DiskVerb):
         task.commit()
         storage, name = ctx.storages.volume(str(volume))
         if ctx.machines.find(self.vmid) is not None:
-            ctx.machines.resize_disk(self.vmid, self.disk, size)
+            with ctx.machines.live(self.vmid, stored.record.config) as live:
+                live.resize(self.disk, size)
         elif size > storage.info(name).size:
             storage.resize(name, size)
         text = drive_schema(self.disk).print({**drive.values, "size": format_size(size)})
@@ -143,29 +145,54 @@ class MoveDisk(DiskVerb):
         format_ = self.format or target.formats[0]
         new_name = target.next_name(self.vmid, format_)
         new = f"{self.target}:{new_name}"
-        task.before("guest.drop_volume", vmid=self.vmid, volume=new)
+        before = stored.record.config.options[self.disk]
+        task.before("guest.settle_move", vmid=self.vmid, disk=self.disk, before=before, volume=new)
         task.log(f"copying {volume} to {new}")
-        live = ctx.machines.find(self.vmid) is not None and not self.disk.startswith("unused")
-        text = drive_schema(drive.key if not live else self.disk).print({**drive.values, "file": new})
+        text = drive_schema(self.disk).print({**drive.values, "file": new})
         config = keep_volumes(self.vmid, stored.record.config, stored.record.config.with_options({self.disk: text}))
 
         def progress(done: int, total: int) -> None:
             task.progress(done, total, "bytes", "copy")
 
-        if live:
+        def switch() -> None:
+            task.step("switch")
+            put(ctx, stored, config)
+
+        if ctx.machines.find(self.vmid) is not None and not self.disk.startswith("unused"):
             target.allocate(new_name, info.size)
-            file = VolumeFile(target.path(new_name), format_, read_only=False)
-            with ctx.machines.mirror(self.vmid, self.disk, file, drive.values, progress, limit=self.limit) as mirror:
-                task.step("switch")
-                stored = put(ctx, stored, config)
-                mirror.complete()
+            file = VolumeFile(target.path(new_name), format_)
+            speed = (self.limit or 0) * 1024
+            with ctx.machines.jobs(self.vmid, stored.record.config) as jobs:
+                jobs.move_disk(parse_disk(self.disk, before), file, progress, before_switch=switch, speed=speed)
         else:
             target.copy_in(storage.path(name), info.format, new_name, progress)
-            task.step("switch")
-            stored = put(ctx, stored, config)
+            switch()
         task.commit()
         if self.delete:
             remove_original(ctx, task, self.vmid, str(volume))
+
+
+@undo("guest.settle_move")
+def settle_move(ctx: NodeContext, log: Log, *, vmid: int, disk: str, before: str, volume: str) -> None:
+    """Ends a move that was cut off. A running machine decides: on whichever volume it is, the other one goes.
+
+    The configuration names the new volume only after both hold the same, and every write since then reaches both; so
+    a machine that does not run may go on with what its configuration names.
+    """
+    stored = read_guest(ctx.store, vmid, kind="qemu", node=ctx.node)
+    running = ctx.machines.find(vmid)
+    if running is not None and not disk.startswith("unused"):
+        storage, name = ctx.storages.volume(volume)
+        with ctx.machines.jobs(vmid, stored.record.config) as jobs:
+            jobs.abandon(disk)
+        with ctx.machines.live(vmid, stored.record.config) as live:
+            switched = live.medium_path(disk, running.pid) == storage.path(name)
+        if not switched and stored.record.config.options.get(disk) != before:
+            old = before.split(",", 1)[0]
+            unused = [key for key, text in stored.record.config.options.items() if text == old]
+            put(ctx, stored, stored.record.config.with_options({disk: before}, unused))
+            log(f"{disk} stays on {old}")
+    drop_volume(ctx, log, vmid=vmid, volume=volume)
 
 
 def remove_original(ctx: NodeContext, task: TaskHandle, vmid: int, volume: str) -> None:

@@ -6,13 +6,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
 
-from orrery.drivers.qemu.plan import TapFds, VolumeFile
+from orrery.drivers.qemu.plan import TapFds
 from orrery.errors import Failure, OrreryError, ParameterError
 from orrery.model.devices import parse_agent, parse_nic
 from orrery.model.guest import GuestConfig
 from orrery.model.machine import expand_indexed
 from orrery.operations.context import NodeContext
-from orrery.operations.drives import check_drive, drives
+from orrery.operations.drives import check_drive, drives, volume_file
 from orrery.operations.guest_lock import check_lock, guest_lock
 from orrery.operations.guest_pending import apply_all
 from orrery.operations.hookscript import run_hook
@@ -108,21 +108,12 @@ class StartMachine(PowerVerb):
                     tap = ctx.network.tap_create(self.vmid, expanded[1], parse_nic(text))
                     stack.callback(tap.close)
                     taps[expanded[1]] = TapFds(tap.fds, tap.vhost, tap.mtu)
-            plan = ctx.machines.plan(self.vmid, config, volume_files(ctx, config), taps)
+            files = {drive.key: volume_file(ctx, drive) for drive in drives(config.options)}
+            volumes = {key: file for key, file in files.items() if file is not None}
+            plan = ctx.machines.plan(self.vmid, config, volumes, taps)
             found = ctx.machines.launch(plan, task.log)
         task.log(f"VM {self.vmid} runs as process {found.pid}")
         run_hook(ctx, task, self.vmid, config, "post-start")
-
-
-def volume_files(ctx: NodeContext, config: GuestConfig) -> dict[str, VolumeFile]:
-    """The file of every drive that has one."""
-    files = {}
-    for drive in drives(config.options):
-        if drive.volume is not None:
-            storage, name = ctx.storages.volume(str(drive.volume))
-            info = storage.info(name)
-            files[drive.key] = VolumeFile(storage.path(name), info.format, read_only=drive.is_cdrom)
-    return files
 
 
 @undo("machine.discard")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The hook script of a guest: a program among the snippets that runs on the host, as root, when the guest starts or stops.
+"""The hook script of a guest: a snippet that runs on the host, as root, when the guest starts or stops.
 
 Only root@pam can give a guest one. It is called with the guest's number and the phase: pre-start, post-start, pre-stop,
 post-stop. A failure before the start keeps the guest from starting; any other is a warning.

@@ -78,7 +78,7 @@ class StorageConfiguration:
 
         def change(transaction: Transaction) -> dict[str, str]:
             stored = transaction.read(PREFIX + name)
-            current = self._registry.definition(name)
+            current = self._registry.definition(name) if stored is None else self._registry.complete(name, stored)
             if digest is not None and digest != self.digest():
                 raise Conflict
             fresh = validate_change(current, changes, delete)

@@ -53,7 +53,10 @@ class Destroy(GuestParams):
     """What goes besides the machine."""
 
     skiplock: Boolean = Field(default=False, description="Ignore the configuration's lock; root@pam only.")
-    purge: Boolean = Field(default=False, description="Also drop it from jobs and the access control list.")
+    purge: Boolean = Field(
+        default=False,
+        description="Also drop it from backup, replication and other jobs, of which this version has none.",
+    )
     destroy_unreferenced_disks: Boolean = Field(
         default=False, description="Also remove images of its number that its configuration does not name."
     )
@@ -114,7 +117,7 @@ def destroy_machine(call: Call, p: Destroy) -> Any:
     """Destroy the machine and its volumes."""
     if p.skiplock:
         call.require_root("Only root may use this option.")
-    operation = DestroyMachine(p.vmid, purge=p.purge, unreferenced=p.destroy_unreferenced_disks, skiplock=p.skiplock)
+    operation = DestroyMachine(p.vmid, unreferenced=p.destroy_unreferenced_disks, skiplock=p.skiplock)
     return call.start(operation)
 
 

@@ -151,9 +151,14 @@ def build(
         machine=kind.qemu_name,
         version=facts.version,
         notes=(*_accelerator_notes(view, facts), *parts.notes),
-        resources=Resources(view.topology.limit, view.topology.units, view.affinity),
+        resources=resources(view),
         run=not view.freeze,
     )
+
+
+def resources(view: MachineView) -> Resources:
+    """The limits of processor time that a configuration asks for."""
+    return Resources(view.topology.limit, view.topology.units, view.affinity)
 
 
 def live_context(
