@@ -15,7 +15,7 @@ REQUIRED = ("virtio_pci", "virtio_blk", "virtio_scsi", "virtio_net", "virtio_con
 # What it may boot from.
 STORAGE = (
     "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ata_piix", "ahci", "nvme", "sym53c8xx", "megaraid_sas",
-    "mptspi", "mptsas", "vmw_pvscsi", "ext4",
+    "mptspi", "mptsas", "vmw_pvscsi", "ext4", "crc32c_generic",
 )  # fmt: skip
 # What it may be given besides; a kernel of clouds lacks some of them.
 DEVICES = (
