@@ -25,6 +25,7 @@ _CONTROLLERS: Final = ("cpu", "cpuacct", "cpuset", "memory")
 _UNIFIED: Final = ""  # our name for the hierarchy of version 2
 _DEFAULT_WEIGHT: Final = 100
 _DEFAULT_SHARES: Final = 1024  # what version 1 gives where version 2 gives 100
+_MKDIR_ATTEMPTS: Final = 5
 _REMOVE_SECONDS: Final = 2.0  # how long the kernel may take to forget the dead
 
 
@@ -106,7 +107,7 @@ class Group:
         warnings = []
         for folder, controllers in self._folders().items():
             try:
-                folder.mkdir(parents=True, exist_ok=True)
+                _mkdir(folder)
                 if _UNIFIED in controllers:
                     self._delegate(folder)
                 if "cpuset" in controllers:
@@ -156,9 +157,12 @@ class Group:
                 raise Failure(f"processes of the group '{self.name}' cannot be killed: {sorted(pids)}")
 
     def remove(self) -> None:
-        """Remove the group (idempotent). Raises Failure when processes are still in it."""
+        """Remove the group (idempotent), and the root's when this was its last. Raises Failure when it has processes."""
         for folder in self._folders():
             _rmdir(folder)
+            if "/" in self.name:
+                with contextlib.suppress(OSError):  # others are in it
+                    folder.parent.rmdir()
 
     # --- limits
 
@@ -295,6 +299,17 @@ def _inherit_cpuset(folder: Path) -> None:
         for name in ("cpuset.cpus", "cpuset.mems"):
             if not _read(level / name).strip():
                 (level / name).write_text(_read(level.parent / name))
+
+
+def _mkdir(folder: Path) -> None:
+    for attempt in range(_MKDIR_ATTEMPTS):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError:  # another task removed the root's group, empty then, between two steps of ours
+            if attempt == _MKDIR_ATTEMPTS - 1:
+                raise
+        else:
+            return
 
 
 def _rmdir(folder: Path) -> None:

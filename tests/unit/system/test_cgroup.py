@@ -121,7 +121,13 @@ def test_a_child_begins_in_its_group_and_ends_with_it(group: Group) -> None:
     process.reap(child)
     group.remove()
     group.remove()
+    parents = [mount / cgroup.root_group_name(ROOT_HASH) for mount in group.mounted.mounts.values()]
+    assert not any(parent.exists() for parent in parents)  # it was the last of its root
     assert group.create() == []
+    other = cgroup.guest_group(ROOT_HASH, 101)
+    assert other.create() == []
+    other.remove()
+    assert all(parent.exists() for parent in parents)
     assert cgroup.guest_group(ROOT_HASH, 100).pids() == set()
 
 
