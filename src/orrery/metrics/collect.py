@@ -159,6 +159,7 @@ class Collector:
         return known.sample
 
     def _run(self) -> None:
+        self.collect()
         while not self._stop.wait(self._interval):
             self.collect()
 

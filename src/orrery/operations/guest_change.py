@@ -66,7 +66,7 @@ class ChangeMachine:
             if is_drive(key):
                 wanted[key] = make_drive(ctx, task, self.vmid, parse_drive(key, text))
             else:
-                wanted[key] = with_mac(key, text)
+                wanted[key] = with_mac(ctx, key, text)
         config = keep_volumes(self.vmid, stored.record.config, stored.record.config.revert(self.revert))
         deletes = dict.fromkeys(self.delete, self.force)
         config = keep_volumes(self.vmid, config, config.with_pending(wanted, deletes))

@@ -13,6 +13,7 @@ from orrery.model.devices import default_boot_order, random_mac
 from orrery.model.guest import GuestConfig, GuestRecord
 from orrery.model.machine import expand_indexed
 from orrery.model.machine_properties import NIC, SMBIOS
+from orrery.model.options import cluster_options
 from orrery.operations.context import NodeContext
 from orrery.operations.drives import check_drive, drives, make_drive
 from orrery.operations.guest_lock import guest_lock
@@ -79,7 +80,7 @@ def complete(options: Mapping[str, str], ctx: NodeContext) -> dict[str, str]:
     """The options with what a new machine gets by itself: MAC addresses, a UUID, a generation id, its birth."""
     result = dict(options)
     for key, text in options.items():
-        result[key] = with_mac(key, text)
+        result[key] = with_mac(ctx, key, text)
     smbios = SMBIOS.parse(result.get("smbios1", ""), "smbios1")
     result["smbios1"] = SMBIOS.print({"uuid": str(uuid.uuid4()), **smbios})
     if result.get("vmgenid", "1") == "1":
@@ -92,14 +93,15 @@ def complete(options: Mapping[str, str], ctx: NodeContext) -> dict[str, str]:
     return result
 
 
-def with_mac(key: str, text: str) -> str:
+def with_mac(ctx: NodeContext, key: str, text: str) -> str:
     """A network card's option with a MAC address, drawn at random when it has none; other options as they are."""
     expanded = expand_indexed(key)
     if expanded is None or expanded[0] != "net":
         return text
     values = NIC.parse(text, key)
     if "macaddr" not in values:
-        values["macaddr"] = random_mac(secrets.token_bytes(3))
+        prefix = cluster_options(read_document(ctx.store, "/cluster/options") or {}).mac_prefix
+        values["macaddr"] = random_mac(secrets.token_bytes(5), prefix)
     return NIC.print(values)
 
 

@@ -13,12 +13,16 @@ from orrery.api.machineparams import machine_params
 from orrery.api.machinerights import check_options
 from orrery.api.manners import Format, Int, Text
 from orrery.api.parameters import Boolean, GuestParams, NodeParams, StorageId
-from orrery.errors import Forbidden, NotSupported, ParameterError
+from orrery.errors import Forbidden, NotSupported, OrreryError, ParameterError
 from orrery.model.devices import parse_agent
 from orrery.model.machine import check_machine, unsupported, validate_options
+from orrery.model.options import cluster_options
 from orrery.operations.guest_create import CreateMachine
 from orrery.operations.guest_destroy import DestroyMachine
+from orrery.store.documents import read_document
 from orrery.store.guests import read_guest
+
+STATUS_SECONDS = 2.0
 
 QEMU = "/nodes/{node}/qemu"
 GUEST = QEMU + "/{vmid}"
@@ -80,7 +84,7 @@ def create_machine(call: Call, p: Any) -> Any:
         if getattr(p, name):
             raise NotSupported(f"parameter '{name.replace('_', '-')}' is not supported yet")
     require_allocation(call, p.vmid, p.pool)
-    options = checked_options(p.options())
+    options = checked_options(call, p.options())
     check_options(call, p.vmid, p.pool, options, {})
     if faults := check_machine(options):
         raise ParameterError(faults)
@@ -96,9 +100,10 @@ def require_allocation(call: Call, vmid: int, pool: str | None) -> None:
         raise Forbidden(f"Permission check failed (/vms/{vmid}, VM.Allocate)")
 
 
-def checked_options(options: dict[str, str]) -> dict[str, str]:
+def checked_options(call: Call, options: dict[str, str]) -> dict[str, str]:
     """Options in canonical form. Raises `ParameterError`, or `NotSupported` naming what is not acted on yet."""
-    canonical = validate_options(options)
+    style = cluster_options(read_document(call.services.store, "/cluster/options") or {})
+    canonical = validate_options(options, sort_tags=style.sort_tags, case_sensitive_tags=style.case_sensitive_tags)
     if refused := unsupported(canonical):
         raise NotSupported("; ".join(refused[key] for key in sorted(refused)))
     return canonical
@@ -138,9 +143,17 @@ def read_status(call: Call, p: GuestParams) -> dict[str, Any]:
     sample = services.collector.sample(p.vmid)
     row = list_row(guest, sample) | {"ha": {"managed": 0}}
     if sample:
-        row["qmpstatus"] = services.context.machines.status(p.vmid).state
+        row["qmpstatus"] = _state(call, p.vmid)
     if "agent" in config.options:
         row["agent"] = int(parse_agent(config.options["agent"]).enabled)
     if any(key.startswith("serial") for key in config.options):
         row["serial"] = 1
     return row
+
+
+def _state(call: Call, vmid: int) -> str:
+    """What the machine says it does; `unknown` when it does not answer in time, so that a hung one can be looked at."""
+    try:
+        return call.services.context.machines.status(vmid, timeout=STATUS_SECONDS).state
+    except OrreryError:
+        return "unknown"

@@ -149,7 +149,7 @@ def change(call: Call, p: Any) -> ChangeMachine:
     if p.skiplock:
         call.require_root("Only root may use this option.")
     config = config_of(call, p.vmid)
-    options = checked_options(p.options())
+    options = checked_options(call, p.options())
     deletes = ["ide2" if key == "cdrom" else key for key in p.delete]
     faults = {}
     if unknown := [key for key in deletes if find_option(key) is None and config.get(key) is None]:
