@@ -37,6 +37,7 @@ PRELOAD = ("orrery.operations.registered",)
 CONTEXT = "orrery.operations.context:open_context"
 REAP_SECONDS = 2.0
 RETENTION_SECONDS = 3600.0
+NETWORK_SECONDS = 60.0
 
 log = structlog.get_logger()
 
@@ -117,6 +118,7 @@ class Node:
         services = self.services
         schedule = Schedule()
         schedule.every(REAP_SECONDS, "reap guests", lambda: reap(services.context, services.journal))
+        schedule.every(NETWORK_SECONDS, "repair the network", services.context.network.maintain)
         schedule.every(RETENTION_SECONDS, "forget old tasks", lambda: retain(services.journal), first=60)
         return schedule
 

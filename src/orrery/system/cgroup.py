@@ -157,7 +157,7 @@ class Group:
                 raise Failure(f"processes of the group '{self.name}' cannot be killed: {sorted(pids)}")
 
     def remove(self) -> None:
-        """Remove the group (idempotent), and the root's when this was its last. Raises Failure when it has processes."""
+        """Remove the group (idempotent), and the root's with its last. Raises Failure when it still has processes."""
         for folder in self._folders():
             _rmdir(folder)
             if "/" in self.name:
