@@ -55,7 +55,9 @@ def root(
 
 def application(wanted: Sequence[str]) -> typer.Typer:
     """The program with these nouns. A module has an `app` of verbs, or a `command` that is the noun itself."""
-    app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, callback=root, help=EXAMPLES)
+    app = typer.Typer(
+        no_args_is_help=True, rich_markup_mode=None, callback=root, help=EXAMPLES, pretty_exceptions_enable=False
+    )
     for noun in wanted:
         module = importlib.import_module(f"orrery.cli.{noun}")
         if hasattr(module, "command"):

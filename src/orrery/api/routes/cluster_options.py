@@ -49,7 +49,7 @@ def _field(name: str) -> str:
 
 
 _fields: dict[str, Any] = {
-    _field(name): (Annotated[Any, _manner(name)] | None, Field(default=None, alias=name)) for name in CLUSTER_OPTIONS
+    _field(name): (Annotated[Any, _manner(name)], Field(default=None, alias=name)) for name in CLUSTER_OPTIONS
 }
 ChangeOptions = cast(type[ChangeOptionsBase], create_model("ChangeOptions", __base__=ChangeOptionsBase, **_fields))
 
