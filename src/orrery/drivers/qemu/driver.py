@@ -14,7 +14,9 @@ from typing import Any, Final, Literal
 
 from orrery.drivers.qemu import commandline, facts, launching
 from orrery.drivers.qemu.agent import Agent
+from orrery.drivers.qemu.blockjobs import BlockJobs
 from orrery.drivers.qemu.facts import HostFacts
+from orrery.drivers.qemu.live import LiveMachine
 from orrery.drivers.qemu.monitor import DEFAULT_TIMEOUT, Event, Monitor, MonitorError
 from orrery.drivers.qemu.plan import LaunchPlan, Resources, TapFds, VolumeFile
 from orrery.drivers.qemu.records import MachineRecord, Records, guest_uid, strays
@@ -29,7 +31,6 @@ MonitorName = Literal["events", "control", "jobs"]
 
 _QUIT_SECONDS: Final = 5.0
 _TERM_SECONDS: Final = 5.0
-_RESET_EVENT_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +191,18 @@ class QemuDriver:
             raise Failure(f"VM {vmid} not running")
         with Monitor(self.folder(vmid) / name, vmid, timeout) as monitor:
             yield monitor
+
+    @contextlib.contextmanager
+    def live(self, vmid: int, config: GuestConfig) -> Iterator[LiveMachine]:
+        """The running machine, to change it; `config` is what it runs with. Others wait meanwhile: be short."""
+        with self.monitor(vmid) as monitor:
+            yield LiveMachine(monitor, machine_devices(config), self.facts())
+
+    @contextlib.contextmanager
+    def jobs(self, vmid: int, config: GuestConfig) -> Iterator[BlockJobs]:
+        """The running machine's long jobs; one task at a time."""
+        with self.monitor(vmid, "jobs") as monitor:
+            yield BlockJobs(monitor, machine_devices(config), self.facts())
 
     def agent(self, vmid: int, config: GuestConfig) -> Agent:
         """The agent in the guest. Raises Failure when none is configured or the machine does not run."""
