@@ -13,7 +13,6 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 USER = typer.Argument(..., help="User, as name@realm.")
 TOKEN = typer.Argument(..., help="Name of the token.")
 OPTIONS = typer.Argument(None, help="Options as KEY=VALUE: comment, email, enable, expire, firstname, lastname.")
-PASSWORD_FILE = typer.Option(None, help="File whose first line is the password; asked for without it.")
 
 
 def password_from(file: Path | None, prompt: str) -> str:
@@ -46,13 +45,13 @@ def add(
     user: str = USER,
     options: list[str] = OPTIONS,
     groups: str | None = typer.Option(None, help="Groups, separated by commas."),
-    password_file: Path | None = typer.Option(None, "--new-password-file", help="File with the new user's password."),
+    new_password_file: Path | None = typer.Option(None, help="File with the new user's password."),
 ) -> None:
     """Add a user.
 
     Example:  orrery user add anna@pve email=anna@example.org --groups staff --new-password-file secret
     """
-    password = password_from(password_file, "Password") if user.endswith("@pve") else None
+    password = password_from(new_password_file, "Password") if user.endswith("@pve") else None
     session.client.call(
         "POST", "/access/users", {"userid": user, "groups": groups, "password": password, **pairs(options or ())}
     )
