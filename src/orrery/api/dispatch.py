@@ -5,6 +5,7 @@ The order is part of the wire: credentials come before everything (a stranger le
 method before its permission, the permission before the parameters.
 """
 
+import contextlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -114,6 +115,7 @@ class Dispatcher:
         """Everything that comes before the handler. Raises what the client is to be told."""
         goal = target(incoming.verb, incoming.path)
         trail.format = goal.format
+        self._catch_up()
         match = self.registry.match(goal.segments)
         method = match.method(goal.verb) if match else None
         identity = self._identify(incoming, method[0] if method else None, trail)
@@ -151,6 +153,11 @@ class Dispatcher:
             result="; ".join([result, *trail.notes]),
             status=status,
         )
+
+    def _catch_up(self) -> None:
+        """Whoever saw the end of a task must find what the task wrote, also within the mirror's polling interval."""
+        with contextlib.suppress(OrreryError):  # its own thread tells; reads go on from what memory holds
+            self.services.store.sync()
 
     def _identify(self, incoming: Incoming, endpoint: Endpoint | None, trail: Trail) -> Identity:
         login = self.services.login
