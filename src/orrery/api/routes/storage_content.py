@@ -13,11 +13,9 @@ from orrery.api.parameters import Boolean, Node, StorageParams, Vmid
 from orrery.api.routes.storage_status import LOOK
 from orrery.api.volumerights import may_read, named_volume, require_read, require_remove
 from orrery.drivers.storage.base import StorageDriver, VolumeInfo
-from orrery.drivers.storage.options import flag
 from orrery.errors import Failure, NotSupported, ParameterError
 from orrery.model.volume import IMAGE_FORMATS, ParsedVolume, VolumeId, image_name, parse_volname
 from orrery.operations.volume import CopyVolume, DeleteVolume
-from orrery.store.guests import find_guest
 
 CONTENT = "/nodes/{node}/storage/{storage}/content"
 VOLUME = CONTENT + "/{volume}"
@@ -68,22 +66,15 @@ def list_content(call: Call, p: ListContent) -> list[dict[str, Any]]:
     """Volumes that the caller may see."""
     driver = call.services.context.storages.get(p.storage)
     wanted = driver.contents if p.content is None else {"images" if p.content == "rootdir" else p.content}
+    containers = {guest.vmid for guest in call.services.collector.facts if guest.kind == "lxc"}
     rows = []
     for info in driver.list(wanted | ({"images"} if "rootdir" in wanted else set()), p.vmid):
-        content = _content(call, info)
+        # An image that a container owns is a root directory, to clients.
+        content = "rootdir" if info.content == "images" and info.vmid in containers else info.content
         parsed = parse_volname(info.volid.partition(":")[2])
         if p.content in (None, content) and may_read(call, p.storage, parsed):
             rows.append(_row(info, content))
     return rows
-
-
-def _content(call: Call, info: VolumeInfo) -> str:
-    """An image that a container owns is a root directory, to clients."""
-    if info.content == "images" and info.vmid is not None:
-        owner = find_guest(call.services.store, info.vmid)
-        if owner is not None and owner.record.kind == "lxc":
-            return "rootdir"
-    return info.content
 
 
 def _row(info: VolumeInfo, content: str) -> dict[str, Any]:
@@ -118,7 +109,7 @@ def allocate(call: Call, p: Allocate) -> str:
 
 
 def _new_image(driver: StorageDriver, p: Allocate) -> str:
-    """The volume's name; the format may come from the file name's ending, must not contradict it, and is added to it."""
+    """The volume's name. The format may come from the file name's ending; one that has none gets it."""
     stem, dot, ending = p.filename.rpartition(".")
     if not dot or ending not in IMAGE_FORMATS:
         stem, ending = p.filename, p.format or driver.formats[0]

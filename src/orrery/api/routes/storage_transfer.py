@@ -11,8 +11,9 @@ from orrery.access.rules import AllOf, AnyOf, Perm
 from orrery.api.call import Call
 from orrery.api.endpoint import endpoint
 from orrery.api.manners import Enum, Pattern, Text
-from orrery.api.parameters import MISSING, Boolean, NodeParams, Params, StorageParams
+from orrery.api.parameters import Boolean, NodeParams, Params, StorageParams
 from orrery.api.upload import Destination, Upload, receive_upload
+from orrery.drivers.storage.base import StorageDriver
 from orrery.drivers.storage.usage import require_room
 from orrery.errors import OrreryError, ParameterError
 from orrery.model.volume import upload_name
@@ -93,8 +94,8 @@ async def upload(call: Call, p: UploadForm) -> str:
     """Upload a file. A file of the same name is replaced when the upload is whole and verified."""
     if p.tmpfilename is not None:
         raise ParameterError({"tmpfilename": "is not taken from outside"})
-    if call.request is None:
-        raise ParameterError({"filename": MISSING})
+    if p.filename is not None or call.request is None:
+        raise ParameterError({"filename": "must be the file, as the last part of the body"})
     reception = _Reception(call, p)
     received = await receive_upload(call.request, reception.begin)
     return await asyncio.shield(asyncio.to_thread(reception.publish, received))
@@ -106,10 +107,11 @@ class _Reception:
     def __init__(self, call: Call, p: UploadForm) -> None:
         self.call = call
         self.sent = {"content": p.content, "checksum": p.checksum, "checksum-algorithm": p.checksum_algorithm}
-        self.driver = call.services.context.storages.get(p.storage)
+        self.storage = p.storage
         self.announced = int(call.request.headers.get("content-length", 0)) if call.request else 0
-        self.volume = ""
+        self.volume: str
         self.fields: UploadFields
+        self.driver: StorageDriver
 
     def begin(self, fields: Mapping[str, str], filename: str) -> Destination:
         """Judges what came before the file, and makes a place for it."""
@@ -117,8 +119,9 @@ class _Reception:
             raise ParameterError({"tmpfilename": "is not taken from outside"})
         self.fields = UploadFields.from_wire({**fields, **_given(self.sent), "filename": filename})
         self.volume = volume_name(self.fields.content, filename)
-        self.call.audit(f"volume={self.driver.name}:{self.volume}")
-        driver = self.call.services.context.storages.content_allowed(self.driver.name, self.fields.content)
+        self.call.audit(f"volume={self.storage}:{self.volume}")
+        driver = self.call.services.context.storages.content_allowed(self.storage, self.fields.content)
+        self.driver = driver
         driver.activate()
         require_room(driver, self.announced)
         staged = driver.staging(self.volume)
@@ -133,7 +136,7 @@ class _Reception:
     def publish(self, received: Upload) -> str:
         """Starts the task that gives the upload its name; no task, no file."""
         operation = PublishUpload(
-            storage=self.driver.name,
+            storage=self.storage,
             volume=self.volume,
             staged=str(received.path),
             size=received.size,

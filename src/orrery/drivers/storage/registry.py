@@ -42,17 +42,18 @@ class StorageRegistry:
     def definitions(self) -> dict[str, dict[str, Any]]:
         """The options of every storage by name, also of those that are disabled or belong to other nodes."""
         found: dict[str, dict[str, Any]] = {BUILT_IN: {}, **read_documents(self._store, PREFIX)}
-        found[BUILT_IN] = self.built_in() | found[BUILT_IN]
-        return dict(sorted(found.items()))
+        return {name: self.complete(name, options) for name, options in sorted(found.items())}
 
     def definition(self, name: str) -> dict[str, Any]:
         """The options of one storage. Raises NotFound."""
         options = read_document(self._store, PREFIX + name)
-        if name == BUILT_IN:
-            return self.built_in() | (options or {})
-        if options is None:
+        if options is None and name != BUILT_IN:
             raise NotFound(f"storage '{name}' does not exist")
-        return dict(options)
+        return self.complete(name, options or {})
+
+    def complete(self, name: str, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Stored options with what they leave to the node."""
+        return {**(self.built_in() if name == BUILT_IN else {}), **stored}
 
     def configured(self) -> dict[str, dict[str, Any]]:
         """The options of the storages that this node uses."""
