@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Parameters that are options of a virtual machine: made from the table of options, so that there is one truth.
 
-@machine_params
-class CreateMachine(MachineParams):
-    vmid: Vmid
-    start: Boolean = False
+    CreateMachine = machine_params("CreateMachine", CreateExtras)
 
-def create(call: Call, p: CreateMachine) -> str:
-    p.options()  # {"cores": "2", "net0": "virtio=BC:24:11:…,bridge=vmbr0"}
+    def create(call: Call, p: Any) -> str:
+        p.options()  # {"cores": "2", "net0": "virtio=BC:24:11:…,bridge=vmbr0"}
 """
 
 import re

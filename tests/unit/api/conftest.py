@@ -61,7 +61,12 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def services(tmp_path: Path, keys: Path) -> Services:
-    paths = Paths.of(tmp_path)
+    return make_services(tmp_path, keys)
+
+
+def make_services(root: Path, keys: Path) -> Services:
+    """A node that was just initialized."""
+    paths = Paths.of(root)
     mirror = Mirror(MemoryStore())
     hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     local = LocalRealm(mirror, hasher=hasher)
@@ -88,16 +93,21 @@ def make_wire(services: Services) -> Iterator[Any]:
     made = []
 
     def make(registry: Registry, refusal_seconds: float = 0.0) -> Wire:
-        def origin(scope: Any, headers: dict[str, str]) -> str:
-            return "local" if scope.get("root") else headers.get("x-real-ip", "192.0.2.1")
-
-        api = Api(registry, services, origin, refusal_seconds=refusal_seconds)
-        made.append(api)
-        return Wire(api)
+        made.append(make_api(registry, services, refusal_seconds))
+        return Wire(made[-1])
 
     yield make
     for api in made:
         api.close()
+
+
+def make_api(registry: Registry, services: Services, refusal_seconds: float = 0.0) -> Api:
+    """An API whose clients come from one address, or are root on the host."""
+
+    def origin(scope: Any, headers: dict[str, str]) -> str:
+        return "local" if scope.get("root") else headers.get("x-real-ip", "192.0.2.1")
+
+    return Api(registry, services, origin, refusal_seconds=refusal_seconds)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ class Answer:
 
     @property
     def errors(self) -> dict[str, str]:
-        return self.json.get("errors", {})
+        return dict(self.json.get("errors", {}))
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Wire:
             "path": unquote(prefix + path),
             "raw_path": (prefix + path).encode(),
             "query_string": query,
-            "headers": [(n.encode("latin-1"), v.encode("latin-1")) for n, v in sent.items() if v is not None],
+            "headers": [(n.encode("latin-1"), v.encode("latin-1")) for n, v in sent.items()],
             "root": self.root,
         }
         return asyncio.run(_exchange(self.api, scope, body))
