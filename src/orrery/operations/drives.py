@@ -59,7 +59,7 @@ def is_drive(key: str) -> bool:
 def drive_schema(key: str) -> PropertyString:
     """The property string of a drive's option."""
     option = find_option(key)
-    if option is None or option.properties is None:
+    if option is None or option.properties is None or "file" not in option.properties.properties:
         raise ParameterError({key: "is no drive"})
     return option.properties
 

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What lists say of a guest is what its configuration says, and follows every change of it."""
+
+import pytest
+
+from orrery.metrics.facts import FactsCache, boot_disk_size, facts, memory_bytes, processors
+from orrery.model.guest import GuestConfig, GuestRecord
+from orrery.store.guests import add_guest, find_guest, remove_guest, write_guest
+from orrery.store.memory import MemoryStore
+
+GIB = 1 << 30
+
+
+def machine(vmid: int, **options: str) -> GuestRecord:
+    return GuestRecord(vmid, "qemu", "alpha", GuestConfig(options=options))
+
+
+def test_a_machine_without_options_has_defaults() -> None:
+    found = facts(100, "qemu", "alpha", 1, GuestConfig())
+    assert (found.name, found.maxcpu, found.maxmem, found.maxdisk) == ("VM 100", 1, 512 << 20, 0)
+    assert not found.template
+    assert found.tags is None
+
+
+@pytest.mark.parametrize(
+    ("vcpus", "sockets", "cores", "expected"),
+    [(None, None, None, 1), (None, "2", "4", 8), ("3", "2", "4", 3), ("0", "1", "2", 2)],
+)
+def test_processors(vcpus: str | None, sockets: str | None, cores: str | None, expected: int) -> None:
+    assert processors(vcpus, sockets, cores) == expected
+
+
+@pytest.mark.parametrize(("text", "mib"), [(None, 512), ("2048", 2048), ("current=4096", 4096)])
+def test_memory(text: str | None, mib: int) -> None:
+    assert memory_bytes(text) == mib << 20
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"scsi0": "local:100/a.raw,size=4G"}, 4 * GIB),
+        ({"scsi0": "local:100/a.raw,size=4G", "virtio0": "local:100/b.raw,size=8G", "boot": "order=virtio0"}, 8 * GIB),
+        ({"ide2": "local:iso/a.iso,media=cdrom,size=700M", "boot": "order=ide2;net0"}, 0),
+        ({"ide2": "local:iso/a.iso,media=cdrom,size=700M", "sata0": "local:100/a.raw,size=1G"}, GIB),
+        ({"scsi0": "local:100/a.raw,size=huge"}, 0),
+        ({"unused0": "local:100/a.raw"}, 0),
+    ],
+)
+def test_the_disk_that_is_booted_from_counts(options: dict[str, str], expected: int) -> None:
+    assert boot_disk_size(GuestConfig(options=options)) == expected
+
+
+def test_the_cache_follows_the_store() -> None:
+    store = MemoryStore()
+    cache = FactsCache(store)
+    assert cache.all() == []
+    add_guest(store, machine(100, name="one"))
+    add_guest(store, machine(101, name="two"))
+    assert [each.name for each in cache] == ["one", "two"]
+    before = cache.all()[1]
+    stored = find_guest(store, 100)
+    assert stored is not None
+    write_guest(store, machine(100, name="uno"), stored.revision)
+    assert [each.name for each in cache] == ["uno", "two"]
+    assert cache.all()[1] is before, "what did not change is not read again"
+    found = cache.get(100)
+    assert found is not None
+    assert found.name == "uno"
+    remove_guest(store, 101, before.revision)
+    assert [each.vmid for each in cache] == [100]
+    assert cache.get(101) is None
