@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The way of a request: credentials, routing, permission, parameters, answer, audit line."""
 
+import asyncio
 import time
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from tests.unit.api.conftest import ADMIN_PASSWORD, NODE
 from tests.unit.api.wire import Wire
 
 from orrery.access.rules import Everyone, Perm, RootOnly, World
+from orrery.api.app import WAITING_REFUSALS
 from orrery.api.call import Call
 from orrery.api.endpoint import Registry, endpoint
 from orrery.api.manners import Int, Text
@@ -290,6 +292,32 @@ def test_refusals_take_their_time(services: Services, make_wire: Any) -> None:
         assert answer.status == 401
         assert 0.3 <= time.monotonic() - begun < 2
     assert wire.post("/access/ticket").json["data"] is None
+
+
+def test_waiting_refusals_are_bounded_for_each_address(services: Services, make_wire: Any) -> None:
+    registry = Registry()
+    endpoint("GET", "/me", registry=registry, params=Params, permission=Everyone())(lambda call, p: None)
+    wire = make_wire(registry, refusal_seconds=0.4)
+
+    async def storm() -> list[Any]:
+        return await asyncio.gather(*(wire.exchange("GET", "/me") for _ in range(WAITING_REFUSALS + 20)))
+
+    begun = time.monotonic()
+    answers = asyncio.run(storm())
+    assert time.monotonic() - begun < 2
+    assert {answer.status for answer in answers} == {401}
+
+    async def late() -> tuple[Any, Any]:
+        waiting = asyncio.gather(*(wire.exchange("GET", "/me") for _ in range(WAITING_REFUSALS)))
+        await asyncio.sleep(0.2)
+        refused = await wire.exchange("GET", "/me")
+        elsewhere = asyncio.create_task(wire.exchange("GET", "/me", headers={"x-real-ip": "198.51.100.1"}))
+        await waiting
+        return refused, await elsewhere
+
+    refused, elsewhere = asyncio.run(late())
+    assert refused.reason == "too many failed logins from this address"
+    assert elsewhere.reason == "No ticket"
 
 
 # --- the audit log

@@ -64,7 +64,11 @@ class Wire:
     def put(self, path: str, /, **params: Any) -> Answer:
         return self.send("PUT", path, body=urlencode(params, doseq=True).encode())
 
-    def send(
+    def send(self, verb: str, path: str, **request: Any) -> Answer:
+        """One request; see `exchange`."""
+        return asyncio.run(self.exchange(verb, path, **request))
+
+    async def exchange(
         self,
         verb: str,
         path: str,
@@ -88,7 +92,7 @@ class Wire:
             "headers": [(n.encode("latin-1"), v.encode("latin-1")) for n, v in sent.items()],
             "root": self.root,
         }
-        return asyncio.run(_exchange(self.api, scope, body))
+        return await _exchange(self.api, scope, body)
 
 
 async def _exchange(api: Api, scope: dict[str, Any], body: bytes) -> Answer:
