@@ -242,8 +242,8 @@ def watch(places: Places, process: ProcessId) -> None:
 
 def demonstrate(places: Places, listen: Address, node: str, cache: Path) -> None:
     """From nothing, or from whatever stands, to a running node with a running guest; returns by exception only."""
-    initialise(places, node)
     require_free(listen)
+    initialise(places, node)
     with serving(places, listen) as process:
         client = connect(places, listen, process)
         demonstration = Demonstration(client, client.node(), places, cache)
