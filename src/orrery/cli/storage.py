@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from orrery.cli.verbs import Columns, Session, moment, pairs, size, verb
+from orrery.cli.verbs import Columns, Session, listed, moment, pairs, size, verb
 from orrery.errors import Failure
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -21,7 +21,7 @@ def list_(session: Session) -> None:
     columns: Columns = {
         "NAME": "storage",
         "TYPE": "type",
-        "CONTENT": "content",
+        "CONTENT": listed("content"),
         "ACTIVE": "active",
         "TOTAL": size("total"),
         "USED": size("used"),

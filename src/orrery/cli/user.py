@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from orrery.cli.verbs import Columns, Session, moment, pairs, verb
+from orrery.cli.verbs import Columns, Session, listed, moment, pairs, verb
 from orrery.errors import Failure
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -144,7 +144,8 @@ def group_remove(session: Session, group: str = typer.Argument(..., help="Name o
 @verb(app)
 def roles(session: Session) -> None:
     """List roles and their privileges."""
-    session.table(session.get("/access/roles"), {"ROLE": "roleid", "BUILT-IN": "special", "PRIVILEGES": "privs"})
+    columns: Columns = {"ROLE": "roleid", "BUILT-IN": "special", "PRIVILEGES": listed("privs")}
+    session.table(session.get("/access/roles"), columns)
 
 
 @verb(app)
@@ -191,5 +192,11 @@ def permissions(
 ) -> None:
     """Show what somebody may."""
     found = session.get("/access/permissions", userid=user, path=path)
-    rows = [{"path": where, "privileges": sorted(privileges)} for where, privileges in sorted(found.items())]
-    session.table(rows, {"PATH": "path", "PRIVILEGES": "privileges"})
+    if session.json:
+        session.dump(found)
+        return
+    same: dict[tuple[str, ...], list[str]] = {}
+    for where, privileges in sorted(found.items()):
+        same.setdefault(tuple(sorted(privileges)), []).append(where)
+    rows = [{"paths": paths, "privileges": list(privileges)} for privileges, paths in same.items()]
+    session.table(rows, {"PATHS": "paths", "PRIVILEGES": "privileges"})

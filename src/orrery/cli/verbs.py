@@ -24,6 +24,8 @@ from orrery.errors import Failure
 from orrery.system.paths import Paths
 
 PANEL = "Connection and output"
+PIPE_WIDTH = 10_000
+"""Columns of a table that nobody looks at directly."""
 
 Columns = Mapping[str, str | Callable[[Any], str]]
 """Headings, each with the key of what stands below it or a function that shows a row there."""
@@ -51,7 +53,9 @@ class Session:
     def __init__(self, target: Target, *, json: bool) -> None:
         self._target = target
         self.json = json
-        self.console = Console(highlight=False, soft_wrap=True)
+        # Into a file or a pipe every row is one line, however long.
+        width = None if sys.stdout.isatty() else PIPE_WIDTH
+        self.console = Console(highlight=False, soft_wrap=True, width=width)
 
     @functools.cached_property
     def client(self) -> Client:
@@ -90,7 +94,8 @@ class Session:
             table.add_column(heading, overflow="fold")
         for row in found:
             table.add_row(*(_cell(row, how) for how in columns.values()))
-        self.console.print(table)
+        # An identifier that is broken into pieces could not be copied; the terminal breaks the line instead.
+        self.console.print(table, width=PIPE_WIDTH if "UPID" in columns else None)
 
     def facts(self, document: Mapping[str, Any]) -> None:
         """Prints one thing: as JSON, or a line per key."""
@@ -124,8 +129,9 @@ class Session:
         self._watch(upid)
 
     def _watch(self, upid: str) -> None:
+        """Waits with a bar, on a terminal."""
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self.console, transient=True) as bar:
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
             shown = bar.add_task(upid.split(":")[5], total=None)
 
             def watch(state: dict[str, Any]) -> None:
@@ -214,6 +220,11 @@ def size(key: str) -> Callable[[Mapping[str, Any]], str]:
         return ""
 
     return show
+
+
+def listed(key: str) -> Callable[[Mapping[str, Any]], str]:
+    """Shows a list in one text, `a,b`, so that lines can break between its items."""
+    return lambda row: ", ".join(str(row.get(key) or "").replace(",", " ").split())
 
 
 def percent(key: str) -> Callable[[Mapping[str, Any]], str]:
