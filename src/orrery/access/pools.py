@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from orrery.access.permissions import Permissions
 from orrery.access.records import POOLS, drop_acl, plain_name, require_pool
+from orrery.drivers.storage.registry import BUILT_IN
 from orrery.errors import AlreadyExists, Failure, Forbidden, NotFound, ParameterError
 from orrery.model.identity import Identity
 from orrery.store.base import Store
@@ -132,7 +133,7 @@ class Pools:
         place_guest(transaction, vmid, pool)
 
     def _add_storage(self, transaction: Transaction, pool: str, name: str) -> None:
-        if self._store.get(STORAGES + name) is None:
+        if name != BUILT_IN and self._store.get(STORAGES + name) is None:
             raise NotFound(f"storage '{name}' does not exist")
         document = require_pool(transaction, pool)
         if name not in document["storage"]:

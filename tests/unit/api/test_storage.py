@@ -157,6 +157,12 @@ def test_removal_takes_permissions_along(admin: Wire, tmp_path: Path) -> None:
     assert admin.get("/pools/p").data["members"] == []
 
 
+def test_the_built_in_storage_can_be_in_a_pool(admin: Wire) -> None:
+    admin.post("/pools", poolid="p")
+    assert admin.put("/pools", poolid="p", storage="local").status == 200
+    assert [member["storage"] for member in admin.get("/pools/p").data["members"]] == ["local"]
+
+
 @pytest.mark.parametrize(
     ("options", "status", "words"),
     [
