@@ -95,7 +95,8 @@ class Session:
         for row in found:
             table.add_row(*(_cell(row, how) for how in columns.values()))
         # An identifier that is broken into pieces could not be copied; the terminal breaks the line instead.
-        self.console.print(table, width=PIPE_WIDTH if "UPID" in columns else None)
+        wide = Console(highlight=False, soft_wrap=True, width=PIPE_WIDTH)
+        (wide if "UPID" in columns else self.console).print(table)
 
     def facts(self, document: Mapping[str, Any]) -> None:
         """Prints one thing: as JSON, or a line per key."""
