@@ -56,7 +56,7 @@ class Call:
         if background_delay <= 0:
             return str(upid)
         task = self.services.runner.wait(upid, background_delay)
-        if task is None or task.status is None:
+        if task.status is None:
             return str(upid)
         if status_type(task.status) not in ("ok", "warning"):
             raise Failure(task.status)

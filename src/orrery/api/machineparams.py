@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Parameters that are options of a virtual machine: made from the table of options, so that there is one truth.
 
-    CreateMachine = machine_params("CreateMachine", CreateExtras)
-
-    def create(call: Call, p: Any) -> str:
-        p.options()  # {"cores": "2", "net0": "virtio=BC:24:11:…,bridge=vmbr0"}
+CreateMachine = machine_params("CreateMachine", CreateExtras)
+gives a model with the fields of CreateExtras and all options; in the handler, `p.options()` has those that were sent:
+{"cores": "2", "net0": "virtio=BC:24:11:…,bridge=vmbr0"}
 """
 
 import re
