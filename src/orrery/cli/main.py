@@ -5,9 +5,11 @@ Only the module of the noun that is asked for is imported, so that the daemon an
 """
 
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 
+import structlog
 import typer
 from rich.console import Console
 
@@ -69,6 +71,8 @@ def application(wanted: Sequence[str]) -> typer.Typer:
 
 def main() -> None:
     """Entry point: runs a command and exits with 0, or with the exit code of the error's class."""
+    # What a verb does underneath is no concern of whoever typed it; the daemon sets up its own log.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     nouns = [word for word in sys.argv[1:2] if word in NOUNS]
     try:
         application(nouns or list(NOUNS))()
