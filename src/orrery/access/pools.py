@@ -50,7 +50,7 @@ class Pools:
             members += [
                 {"id": f"storage/{name}", "type": "storage", "storage": name}
                 for name in document["storage"]
-                if self._store.get(STORAGES + name) is not None
+                if name == BUILT_IN or self._store.get(STORAGES + name) is not None
             ]
         return {**_comment(document), "members": members}
 
