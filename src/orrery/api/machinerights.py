@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""May the caller change these options of a machine? Each option has its own privilege; what reaches the host is root's."""
+"""May the caller change these options of a machine? Each has its own privilege; what reaches the host is root's."""
 
 from collections.abc import Mapping
 
@@ -26,9 +26,9 @@ def check_options(
             raise Forbidden(reason)
         for requirement in privileges_for(key, value, old):
             path = requirement.path or f"/vms/{vmid}"
-            if requirement.path is None and pool is not None:
-                if call.allowed(f"/pool/{pool}", *requirement.privileges, any=requirement.any_of):
-                    continue
+            by_pool = requirement.path is None and pool is not None
+            if by_pool and call.allowed(f"/pool/{pool}", *requirement.privileges, any=requirement.any_of):
+                continue
             call.require(path, *requirement.privileges, any=requirement.any_of)
         if value is not None and is_drive(key):
             check_drive_rights(call, vmid, parse_drive(key, value))
