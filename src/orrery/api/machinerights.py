@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 
 from orrery.api.call import Call
+from orrery.api.volumerights import require_read
 from orrery.errors import Forbidden, ParameterError
 from orrery.model.machine import privileges_for, root_only
 from orrery.model.machine_properties import NIC
@@ -41,25 +42,16 @@ def check_drive_rights(call: Call, vmid: int, drive: Drive) -> None:
     if drive.storage is not None:
         check_space(call, drive.storage, drive.key)
         if drive.source is not None:
-            check_volume(call, drive.source, drive.key)
+            require_read(call, drive.source.storage, _parsed(drive.source, drive.key))
     elif drive.volume is not None:
         parsed = _parsed(drive.volume, drive.key)
         if parsed.content != "images" or parsed.vmid != vmid:
-            check_volume(call, drive.volume, drive.key)
+            require_read(call, drive.volume.storage, parsed)
 
 
 def check_space(call: Call, storage: str, key: str) -> None:
     """The right to make volumes on a storage."""
     call.require(f"/storage/{storage}", "Datastore.AllocateSpace")
-
-
-def check_volume(call: Call, volume: VolumeId, key: str) -> None:
-    """The right to read a volume: a guest's image by the right to its disks, others by that to the storage."""
-    parsed = _parsed(volume, key)
-    if parsed.content == "images" and parsed.vmid is not None:
-        call.require(f"/vms/{parsed.vmid}", "VM.Config.Disk")
-        return
-    call.require(f"/storage/{volume.storage}", "Datastore.Audit", "Datastore.AllocateSpace", any=True)
 
 
 def check_bridge(call: Call, key: str, value: str) -> None:
