@@ -187,8 +187,8 @@ def _begin(folder: Path, plan: LaunchPlan, machine: ProcessId) -> None:
             if plan.run:
                 monitor.execute("cont")
     except Failure as error:
-        timeout = isinstance(error, MonitorError) and error.kind == "timeout"
-        if not timeout and process.wait(machine, _DEATH_SECONDS):
+        closed = not isinstance(error, MonitorError) or error.kind == "closed"
+        if closed and process.wait(machine, _DEATH_SECONDS):
             code = process.reap(machine)
             reason = said(folder) or ("" if code is None else f"exit code {code}")
             raise Failure(f"start failed: QEMU ended at once: {reason}") from error

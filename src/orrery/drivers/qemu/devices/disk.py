@@ -51,10 +51,27 @@ def args(disk: Disk, context: Context) -> Parts:
 
 
 def throttle(disk: Disk) -> Command:
-    """The command that puts the disk's rates in force, or lifts those that it had."""
+    """The command that puts the disk's rates in force, or lifts those that it had. Raises Failure if they clash."""
+    _check_limits(disk)
     limits = {_limit_name(name): number for name, number in disk.throttle.items()}
     device = f"/machine/peripheral/{disk.key}/virtio-backend" if disk.bus == "virtio" else disk.key
     return Command("block_set_io_throttle", {"id": device, **_NO_LIMITS, **limits})
+
+
+def _check_limits(disk: Disk) -> None:
+    """QEMU's own rules, known before the disk is plugged: a guest may not give it back."""
+    given = disk.throttle
+    for unit in ("bps", "iops"):
+        for burst in ("", "-max"):
+            parts = [name for name in (f"{unit}-read{burst}", f"{unit}-write{burst}") if name in given]
+            if f"{unit}-total{burst}" in given and parts:
+                raise Failure(f"'{disk.key}': a limit for all and one for reading or writing alone exclude each other")
+        for direction in _DIRECTIONS:
+            limit, most = given.get(f"{unit}-{direction}", 0), given.get(f"{unit}-{direction}-max", 0)
+            if most and not 0 < limit <= most:
+                raise Failure(f"'{disk.key}': a burst needs a lower limit that it exceeds for a while")
+            if f"{unit}-{direction}-max-length" in given and not most:
+                raise Failure(f"'{disk.key}': the length of a burst needs the burst's rate")
 
 
 def _limit_name(name: str) -> str:

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The daemon's ear at every running machine: reports events as they happen, and takes samples at an interval.
+
+It holds each machine's monitor `events` and nothing else, so tasks never wait for it. Machines are found by their
+records, whoever started them; a machine that goes away is reported once as `ENDED`.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from qemu.qmp import EventListener, Message, QMPClient, QMPError
+
+from orrery.drivers.qemu.devices.memory import BALLOON
+from orrery.drivers.qemu.launching import LOG_FILE
+from orrery.drivers.qemu.records import Records
+from orrery.errors import Failure
+from orrery.system import process, sockets
+from orrery.system.paths import Paths
+from orrery.system.process import ProcessId
+
+ENDED: Final = "ENDED"
+"""Our own event: the machine's process has ended."""
+
+_ANSWER_SECONDS: Final = 5.0
+_LAST_BREATH_SECONDS: Final = 1.0
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_LOG_MAX: Final = 1 << 20
+_UNKNOWN: Final = (1 << 64) - 1  # what a guest's balloon says about figures that it does not have
+
+
+@dataclass(frozen=True, slots=True)
+class MachineEvent:
+    """Something that happened to a machine: QEMU's name for it (`SHUTDOWN`, `RESET`, …) or `ENDED`, and its data."""
+
+    vmid: int
+    name: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """How a machine did at one moment (`at`, monotonic seconds). Bytes since its start; CPU time in seconds.
+
+    `memory` is what the process holds on the host; `balloon` what the guest has, `guest_free` and `guest_total` what
+    the guest itself says about that, as far as it says anything.
+    """
+
+    at: float
+    state: str
+    cpu: float
+    memory: int
+    disk_read: int
+    disk_written: int
+    balloon: int | None = None
+    guest_free: int | None = None
+    guest_total: int | None = None
+
+
+class MachineWatcher:
+    """Watches all machines of a root. `run` it in the daemon's event loop; read `samples` from any thread.
+
+    `on_event` is called in the loop and must not block. `interval` and `rescan` in seconds: how often samples are
+    taken, and how often new machines are looked for (`look` does it at once).
+    """
+
+    def __init__(
+        self,
+        paths: Paths,
+        on_event: Callable[[MachineEvent], None],
+        *,
+        interval: float = 10.0,
+        rescan: float = 2.0,
+    ) -> None:
+        self.samples: dict[int, Sample] = {}
+        self._paths = paths
+        self._records = Records(paths)
+        self._on_event = on_event
+        self._interval = interval
+        self._rescan = rescan
+        self._look = asyncio.Event()
+        self._watched: set[int] = set()
+
+    def look(self) -> None:
+        """Look for new machines now. To be called in the loop."""
+        self._look.set()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        known: dict[int, ProcessId] = {}
+        async with asyncio.TaskGroup() as group:
+            while True:
+                running = {
+                    vmid: record.process for vmid, record in (await asyncio.to_thread(self._records.running)).items()
+                }
+                for vmid in [vmid for vmid, machine in known.items() if running.get(vmid) != machine]:
+                    del known[vmid]
+                    self.samples.pop(vmid, None)
+                    self._on_event(MachineEvent(vmid, ENDED, {}))
+                known.update(running)
+                for vmid in running.keys() - self._watched:
+                    self._watched.add(vmid)
+                    group.create_task(self._watch(vmid, running[vmid]))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._look.wait(), self._rescan)
+                self._look.clear()
+
+    # --- one machine
+
+    async def _watch(self, vmid: int, machine: ProcessId) -> None:
+        try:
+            await self._listen(vmid, machine)
+        except (QMPError, Failure, OSError, EOFError, TimeoutError):
+            # It went away, or does not answer: the next look tells which.
+            await asyncio.to_thread(process.wait, machine, _LAST_BREATH_SECONDS)
+        finally:
+            self._watched.discard(vmid)
+            self._look.set()
+
+    async def _listen(self, vmid: int, machine: ProcessId) -> None:
+        client = QMPClient(f"VM {vmid} events")
+        client.events.event_filter = lambda event: False  # this listener would keep every event for ever
+        client.register_listener(_Reporter(lambda event: self._report(vmid, event)))
+        connection = sockets.connect_unix(self._paths.guest_run(vmid) / "events", _ANSWER_SECONDS)
+        connection.setblocking(False)
+        await asyncio.wait_for(client.connect(connection), _ANSWER_SECONDS)
+        try:
+            names = await _ask(client, "qom-list", {"path": "/machine/peripheral"})
+            balloon = any(each["name"] == BALLOON for each in names)
+            while True:
+                self.samples[vmid] = await self._sample(vmid, client, machine, balloon=balloon)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(client.runstate_changed(), self._interval)
+                    raise EOFError("the machine closed its monitor")
+        finally:
+            with contextlib.suppress(QMPError, EOFError, OSError, TimeoutError):
+                await asyncio.wait_for(client.disconnect(), _ANSWER_SECONDS)
+
+    def _report(self, vmid: int, event: Message) -> None:
+        data: Any = event.get("data", {})
+        self._on_event(MachineEvent(vmid, str(event["event"]), data))
+
+    async def _sample(self, vmid: int, client: QMPClient, machine: ProcessId, *, balloon: bool) -> Sample:
+        state = await _ask(client, "query-status")
+        blocks = [each["stats"] for each in await _ask(client, "query-blockstats")]
+        memory: dict[str, int | None] = {}
+        if balloon:
+            memory = await _balloon(client)
+        cpu, resident = await asyncio.to_thread(_on_host, machine, self._paths.guest_run(vmid) / LOG_FILE)
+        return Sample(
+            at=time.monotonic(),
+            state=str(state["status"]),
+            cpu=cpu,
+            memory=resident,
+            disk_read=sum(each["rd_bytes"] for each in blocks),
+            disk_written=sum(each["wr_bytes"] for each in blocks),
+            **memory,
+        )
+
+
+class _Reporter(EventListener):
+    """Hands events on as they come, and keeps none."""
+
+    def __init__(self, report: Callable[[Message], None]) -> None:
+        super().__init__()
+        self._report = report
+
+    async def put(self, event: Message) -> None:
+        self._report(event)
+
+
+async def _ask(client: QMPClient, command: str, arguments: Mapping[str, object] | None = None) -> Any:
+    return await asyncio.wait_for(client.execute(command, arguments), _ANSWER_SECONDS)
+
+
+async def _balloon(client: QMPClient) -> dict[str, int | None]:
+    path = f"/machine/peripheral/{BALLOON}"
+    actual = await _ask(client, "query-balloon")
+    stats = (await _ask(client, "qom-get", {"path": path, "property": "guest-stats"}))["stats"]
+
+    def known(name: str) -> int | None:
+        value = int(stats.get(name, _UNKNOWN))
+        return None if value in (_UNKNOWN, -1) else value
+
+    return {
+        "balloon": int(actual["actual"]),
+        "guest_free": known("stat-available-memory") or known("stat-free-memory"),
+        "guest_total": known("stat-total-memory"),
+    }
+
+
+def _on_host(machine: ProcessId, log: Path) -> tuple[float, int]:
+    """CPU seconds and resident bytes (proc(5): stat fields 14, 15 and 24); also keeps QEMU's log from growing."""
+    with contextlib.suppress(OSError):
+        if log.stat().st_size > _LOG_MAX:
+            os.truncate(log, 0)
+    text = Path(f"/proc/{machine.pid}/stat").read_bytes()
+    fields = text[text.rindex(b")") + 2 :].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS, int(fields[21]) * _PAGE
