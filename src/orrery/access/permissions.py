@@ -64,6 +64,22 @@ class Permissions:
         """Whether the identity has all of the privileges on the path, or any one of them."""
         return self._missing(identity, path, privs, any=any) is None
 
+    def below(
+        self,
+        identity: Identity,
+        parent: str,
+        privs: Sequence[str],
+        *,
+        any: bool = False,  # noqa: A002
+    ) -> Callable[[object], bool]:
+        """A quick `allowed` for many things below one path, by name: `below(anna, "/vms", ("VM.Audit",))(100)`.
+
+        Good for one request: it does not follow changes.
+        """
+        if identity.is_root:
+            return lambda name: True
+        return self._view(identity).below(parent, privs, any_of=any)
+
     def require(self, identity: Identity, path: str, privs: Sequence[str], *, any: bool = False) -> None:  # noqa: A002
         """Raises `Forbidden` naming the first privilege that is missing."""
         missing = self._missing(identity, path, privs, any=any)

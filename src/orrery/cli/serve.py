@@ -16,6 +16,7 @@ from orrery.errors import Failure, Locked
 from orrery.front.nginx import Address
 from orrery.front.server import Door, Servers, client_address
 from orrery.front.supervise import Front
+from orrery.system.allocator import give_memory_back
 from orrery.system.files import FileLock, read_json
 from orrery.system.jail import account
 from orrery.system.paths import Paths
@@ -33,6 +34,7 @@ def command(
 
     Example:  orrery serve --root /srv/orrery --listen 127.0.0.1:8006
     """
+    give_memory_back()
     paths = Paths.of(root)
     name = node_name(paths)
     address = Address.parse(listen)

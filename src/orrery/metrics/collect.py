@@ -201,7 +201,8 @@ class Collector:
 
     def _collect_guests(self) -> None:
         counters = self._counters.guest_counters()
-        processors = {guest.vmid: guest.maxcpu for guest in self.facts} if self._machines.running() else {}
+        # Read also when nothing runs: of thousands it takes a second, for which no list shall have to wait.
+        processors = {guest.vmid: guest.maxcpu for guest in self.facts.all()}
         fresh: dict[int, _Measured] = {}
         for vmid, found in self._machines.running().items():
             measured = self._measure(vmid, found, counters.get(vmid, (0, 0)), processors.get(vmid, 1))

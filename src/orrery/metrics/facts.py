@@ -2,14 +2,15 @@
 """What a guest's configuration says about its size and name, read once per change: lists of thousands need it."""
 
 import re
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from orrery.model.disksize import parse_size
 from orrery.model.guest import GuestConfig
-from orrery.store.base import Store
-from orrery.store.guests import PREFIX, decode_guest
+from orrery.store.base import Compacted, Entry, Store
+from orrery.store.guests import PREFIX, decode_guest, guest_key
 
 MIB = 1 << 20
 DEFAULT_MEMORY_MIB = 512
@@ -35,46 +36,74 @@ class GuestFacts:
 
 
 class FactsCache:
-    """The facts of every guest, followed by revision; safe for several threads."""
+    """The facts of every guest, followed by the store's changes; safe for several threads."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._known: dict[str, GuestFacts] = {}
+        self._known: dict[int, GuestFacts] = {}
+        self._listed: list[GuestFacts] = []
         self._lock = threading.Lock()
         self._revision = -1
 
     def __iter__(self) -> Iterator[GuestFacts]:
         return iter(self.all())
 
-    def all(self) -> list[GuestFacts]:
-        """All guests as they are now, by key."""
+    def all(self) -> Sequence[GuestFacts]:
+        """All guests as they are now, by number; a guest that has not changed is the same object as before."""
         with self._lock:
             revision = self._store.revision()
             if revision != self._revision:
-                self._refresh()
+                self._follow(revision)
                 self._revision = revision
-            return list(self._known.values())
+            return self._listed
 
     def get(self, vmid: int) -> GuestFacts | None:
         """One guest as it is now."""
-        entry = self._store.get(f"{PREFIX}{vmid}")
+        entry = self._store.get(guest_key(vmid))
         if entry is None:
             return None
-        known = self._known.get(entry.key)
-        if known is not None and known.revision == entry.revision:
-            return known
-        stored = decode_guest(entry)
-        return facts(stored.record.vmid, stored.record.kind, stored.record.node, entry.revision, stored.record.config)
+        known = self._known.get(vmid)
+        return known if known is not None and known.revision == entry.revision else read_facts(entry)
 
-    def _refresh(self) -> None:
-        fresh: dict[str, GuestFacts] = {}
+    def _follow(self, revision: int) -> None:
+        """Takes over what changed up to `revision`; reads everything when the log does not tell."""
+        before = self._known
+        try:
+            if not 0 <= self._revision < revision:
+                raise Compacted("begin anew")
+            self._known = self._changed(before, revision)
+        except Compacted:
+            self._known = self._everything(before)
+        if self._known != before:
+            self._listed = [self._known[vmid] for vmid in sorted(self._known)]
+
+    def _changed(self, before: Mapping[int, GuestFacts], revision: int) -> dict[int, GuestFacts]:
+        after = dict(before)
+        reached = self._revision
+        while reached < revision:
+            changes = self._store.changes(reached)
+            for change in changes:
+                if change.revision <= revision and change.key.startswith(PREFIX):
+                    vmid = int(change.key.removeprefix(PREFIX))
+                    after.pop(vmid, None)
+                    if change.value is not None:
+                        after[vmid] = read_facts(Entry(change.key, change.value, change.revision, 0, 0))
+            reached = changes[-1].revision if changes else revision
+        return after
+
+    def _everything(self, before: Mapping[int, GuestFacts]) -> dict[int, GuestFacts]:
+        found = {}
         for entry in self._store.range(PREFIX):
-            known = self._known.get(entry.key)
-            if known is None or known.revision != entry.revision:
-                record = decode_guest(entry).record
-                known = facts(record.vmid, record.kind, record.node, entry.revision, record.config)
-            fresh[entry.key] = known
-        self._known = fresh
+            vmid = int(entry.key.removeprefix(PREFIX))
+            known = before.get(vmid)
+            found[vmid] = known if known is not None and known.revision == entry.revision else read_facts(entry)
+        return found
+
+
+def read_facts(entry: Entry) -> GuestFacts:
+    """The facts of a stored guest. Raises `Corrupt`."""
+    record = decode_guest(entry).record
+    return facts(record.vmid, record.kind, record.node, entry.revision, record.config)
 
 
 def facts(vmid: int, kind: str, node: str, revision: int, config: GuestConfig) -> GuestFacts:
@@ -83,8 +112,8 @@ def facts(vmid: int, kind: str, node: str, revision: int, config: GuestConfig) -
     name = options.get("name") or options.get("hostname") or (f"VM {vmid}" if kind == "qemu" else f"CT{vmid}")
     return GuestFacts(
         vmid,
-        kind,
-        node,
+        sys.intern(kind),
+        sys.intern(node),
         revision,
         name,
         processors(options.get("vcpus"), options.get("sockets"), options.get("cores")),

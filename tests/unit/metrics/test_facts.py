@@ -2,6 +2,8 @@
 """What lists say of a guest is what its configuration says, and follows every change of it."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orrery.metrics.facts import FactsCache, boot_disk_size, facts, memory_bytes, processors
 from orrery.model.guest import GuestConfig, GuestRecord
@@ -69,3 +71,39 @@ def test_the_cache_follows_the_store() -> None:
     remove_guest(store, 101, before.revision)
     assert [each.vmid for each in cache] == [100]
     assert cache.get(101) is None
+
+
+changes = st.lists(
+    st.tuples(st.integers(100, 104), st.sampled_from(["add", "rename", "remove", "other"])), min_size=1, max_size=12
+)
+
+
+@given(st.lists(changes, max_size=4), st.integers(1, 20))
+def test_a_cache_that_follows_is_like_one_that_begins_anew(rounds: list[list[tuple[int, str]]], history: int) -> None:
+    """Also where the change log does not reach back to what the cache knows."""
+    store = MemoryStore(history=history)
+    cache = FactsCache(store)
+    for changes in rounds:
+        for number, (vmid, what) in enumerate(changes):
+            found = find_guest(store, vmid)
+            if what == "other":
+                store.put("/pools/x", b"{}")
+            elif found is None and what == "add":
+                add_guest(store, machine(vmid, name=f"new{number}"))
+            elif found is not None and what == "rename":
+                write_guest(store, machine(vmid, name=f"renamed{number}"), found.revision)
+            elif found is not None and what == "remove":
+                remove_guest(store, vmid, found.revision)
+        assert cache.all() == FactsCache(store).all()
+
+
+def test_a_store_that_was_put_back_is_read_anew() -> None:
+    store = MemoryStore()
+    cache = FactsCache(store)
+    add_guest(store, machine(100, name="one"))
+    add_guest(store, machine(101, name="two"))
+    assert len(cache.all()) == 2
+    older = MemoryStore()
+    add_guest(older, machine(102, name="three"))
+    cache._store = older
+    assert [each.name for each in cache] == ["three"]

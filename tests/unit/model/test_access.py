@@ -296,6 +296,18 @@ def test_order_of_questions_does_not_matter(acl: tuple[AclRule, ...], path: str)
     assert everything.get(path, {}) == view.privileges(path) or path not in access.known_paths()
 
 
+@given(acls, st.sampled_from([ANNA, BEN, CI, ROOT]), st.booleans())
+def test_many_things_below_a_path_are_judged_like_each_of_them(
+    acl: tuple[AclRule, ...], identity: Identity, any_of: bool
+) -> None:
+    access = AccessRules(USERS, STAFF, {}, {str(CI): Account()}, acl, POOLS)
+    view = access.view(identity, NOW)
+    privileges = ("VM.Audit", "VM.PowerMgmt")
+    quick = view.below("/vms", privileges, any_of=any_of)
+    for vmid in (100, 101, 102, 103):
+        assert quick(vmid) == view.allowed(f"/vms/{vmid}", privileges, any_of=any_of)
+
+
 @given(st.text(max_size=30))
 def test_any_path_is_normal_or_refused(path: str) -> None:
     try:

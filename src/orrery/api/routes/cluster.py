@@ -9,9 +9,10 @@ from pydantic import Field
 from orrery.access.rules import Everyone, Perm
 from orrery.api.call import Call
 from orrery.api.endpoint import endpoint
-from orrery.api.guestrows import resource_row, visible_guests
+from orrery.api.guestrows import RestingRows, resource_row, visible_guests
 from orrery.api.manners import Enum, Int
 from orrery.api.parameters import Params, Vmid
+from orrery.api.routes.nodes import node_row
 from orrery.api.routes.version import NoParams
 from orrery.errors import Failure, ParameterError
 from orrery.model.options import cluster_options
@@ -50,7 +51,7 @@ def list_resources(call: Call, p: Resources) -> list[dict[str, Any]]:
     if p.type is None:
         rows += _pools(call, pools)
     if p.type in (None, "node"):
-        rows += _nodes(call)
+        rows.append(_node(call))
     if p.type in (None, "storage"):
         rows += _storages(call)
     if p.type in (None, "sdn"):
@@ -58,11 +59,14 @@ def list_resources(call: Call, p: Resources) -> list[dict[str, Any]]:
     return rows
 
 
-def _guests(call: Call, pools: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _guests(call: Call, pools: dict[str, Any]) -> Iterator[Any]:
     member = {int(vmid): pool for pool, document in pools.items() for vmid in document.get("vms", ())}
     samples = call.services.collector.samples()
+    resting: RestingRows = call.services.extra.setdefault("resting rows", RestingRows())
+    resting.keep(len(call.services.collector.facts.all()))
     for guest in visible_guests(call, "VM.Audit"):
-        yield resource_row(guest, samples.get(guest.vmid), member.get(guest.vmid))
+        sample, pool = samples.get(guest.vmid), member.get(guest.vmid)
+        yield resource_row(guest, sample, pool) if sample else resting.row(guest, pool)
 
 
 def _pools(call: Call, pools: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -71,23 +75,11 @@ def _pools(call: Call, pools: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"id": f"/pool/{pool}", "type": "pool", "pool": pool}
 
 
-def _nodes(call: Call) -> Iterator[dict[str, Any]]:
-    node = call.services.node
-    row: dict[str, Any] = {"id": f"node/{node}", "type": "node", "node": node, "status": "online"}
-    if call.allowed(f"/nodes/{node}", "Sys.Audit"):
-        now = call.services.collector.node()
-        row |= {
-            "level": "",
-            "maxcpu": now.maxcpu,
-            "cpu": now.cpu,
-            "maxmem": now.maxmem,
-            "mem": now.mem,
-            "maxdisk": now.maxdisk,
-            "disk": now.disk,
-            "uptime": now.uptime,
-            "cgroup-mode": 2 if cgroup.hierarchies().version == "v2" else 1,
-        }
-    yield row
+def _node(call: Call) -> dict[str, Any]:
+    row = node_row(call)
+    if "level" in row:
+        row["cgroup-mode"] = 2 if cgroup.hierarchies().version == "v2" else 1
+    return row
 
 
 def _storages(call: Call) -> Iterator[dict[str, Any]]:

@@ -35,6 +35,14 @@ class ListNetwork(NodeParams):
 @endpoint("GET", "/nodes", params=NoParams, permission=Everyone(), returns=list[dict[str, Any]])
 def list_nodes(call: Call, p: NoParams) -> list[dict[str, Any]]:
     """All nodes; numbers only with Sys.Audit on the node."""
+    row = node_row(call)
+    if "level" in row:
+        row["ssl_fingerprint"] = call.services.extra.get("fingerprint", "")
+    return [row]
+
+
+def node_row(call: Call) -> dict[str, Any]:
+    """The node as lists show it; numbers only with Sys.Audit on it."""
     node = call.services.node
     row: dict[str, Any] = {"id": f"node/{node}", "type": "node", "node": node, "status": "online"}
     if call.allowed(f"/nodes/{node}", "Sys.Audit"):
@@ -48,9 +56,8 @@ def list_nodes(call: Call, p: NoParams) -> list[dict[str, Any]]:
             "maxdisk": now.maxdisk,
             "disk": now.disk,
             "uptime": now.uptime,
-            "ssl_fingerprint": call.services.extra.get("fingerprint", ""),
         }
-    return [row]
+    return row
 
 
 @endpoint(
