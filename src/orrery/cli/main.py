@@ -6,15 +6,16 @@ Only the module of the noun that is asked for is imported, so that the daemon an
 
 import importlib
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 import typer
 from rich.console import Console
 
 from orrery import __version__
-from orrery.errors import OrreryError
+from orrery.errors import Failure, OrreryError
 
 NOUNS = {
     "init": "Prepare a folder for a new node.",
@@ -28,6 +29,9 @@ NOUNS = {
     "audit": "Who did what.",
     "api": "Any method of the REST API, and its description.",
 }
+
+COMPLETION = "_ORRERY_COMPLETE"
+"""Set by the shell's completion function, which then runs this program for the words that may follow."""
 
 EXAMPLES = """Virtual machines and containers on one server or many, as one system.
 
@@ -56,11 +60,17 @@ def root(
 
 
 def application(wanted: Sequence[str]) -> typer.Typer:
-    """The program with these nouns. A module has an `app` of verbs, or a `command` that is the noun itself."""
+    """The program, with these nouns in full and only the names of the others.
+
+    A noun's module has an `app` of verbs, or a `command` that is the noun itself.
+    """
     app = typer.Typer(
         no_args_is_help=True, rich_markup_mode=None, callback=root, help=EXAMPLES, pretty_exceptions_enable=False
     )
-    for noun in wanted:
+    for noun in NOUNS:
+        if noun not in wanted:
+            app.command(noun, short_help=NOUNS[noun])(_named_only)
+            continue
         module = importlib.import_module(f"orrery.cli.{noun}")
         if hasattr(module, "command"):
             app.command(noun, short_help=NOUNS[noun])(module.command)
@@ -69,13 +79,25 @@ def application(wanted: Sequence[str]) -> typer.Typer:
     return app
 
 
+def _named_only() -> None:
+    """Stands in lists for a noun that was not asked for."""
+    raise Failure("options come after the noun: orrery NOUN VERB --option")
+
+
+def asked(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """The noun among the arguments, or among those that the shell wants to have completed; at most one."""
+    if COMPLETION in environment:
+        line = environment.get("COMP_WORDS") or environment.get("_TYPER_COMPLETE_ARGS") or ""
+        arguments = line.split()[1:]
+    return [word for word in arguments if not word.startswith("-")][:1]
+
+
 def main() -> None:
     """Entry point: runs a command and exits with 0, or with the exit code of the error's class."""
     # What a verb does underneath is no concern of whoever typed it; the daemon sets up its own log.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    nouns = [word for word in sys.argv[1:2] if word in NOUNS]
     try:
-        application(nouns or list(NOUNS))()
+        application(asked(sys.argv[1:], os.environ))()
     except OrreryError as error:
         report(error)
         sys.exit(error.exit_code)

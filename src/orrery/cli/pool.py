@@ -3,11 +3,13 @@
 
 import typer
 
+from orrery.cli import completion
 from orrery.cli.verbs import Columns, Session, verb
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-POOL = typer.Argument(..., help="Name of the pool.")
+POOL = typer.Argument(..., help="Name of the pool.", autocompletion=completion.pools)
+NEW = typer.Argument(..., help="Name of the pool.")
 VMS = typer.Option(None, help="Guests, separated by commas.")
 STORAGES = typer.Option(None, help="Storages, separated by commas.")
 
@@ -27,7 +29,7 @@ def show(session: Session, pool: str = POOL) -> None:
 
 
 @verb(app)
-def add(session: Session, pool: str = POOL, comment: str | None = typer.Option(None, help="What it is for.")) -> None:
+def add(session: Session, pool: str = NEW, comment: str | None = typer.Option(None, help="What it is for.")) -> None:
     """Add a pool."""
     session.post("/pools", poolid=pool, comment=comment)
 

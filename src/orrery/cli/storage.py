@@ -5,14 +5,18 @@ from pathlib import Path
 
 import typer
 
+from orrery.cli import completion
 from orrery.cli.verbs import Columns, Session, listed, moment, pairs, size, verb
 from orrery.errors import Failure
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-STORAGE = typer.Argument(..., help="Name of the storage.")
+STORAGE = typer.Argument(..., help="Name of the storage.", autocompletion=completion.storages)
+NEW = typer.Argument(..., help="Name of the storage.")
+FORMATS = completion.words("raw", "qcow2", "vmdk")
+FILES = completion.words("iso", "vztmpl", "import")
+KINDS = completion.words("images", "iso", "vztmpl", "import", "backup", "snippets")
 VOLUME = typer.Argument(..., help="Volume, as STORAGE:NAME.")
-CONTENT = typer.Option(..., help="iso, vztmpl or import.")
 
 
 @verb(app, "list")
@@ -33,7 +37,7 @@ def list_(session: Session) -> None:
 @verb(app)
 def add(
     session: Session,
-    name: str = STORAGE,
+    name: str = NEW,
     path: str = typer.Option(..., help="Its folder."),
     type_: str = typer.Option("dir", "--type", help="Its type."),
     content: str = typer.Option("images,iso,vztmpl,snippets,backup,import", help="What it holds."),
@@ -85,7 +89,9 @@ def status(session: Session, name: str = STORAGE) -> None:
 def content(
     session: Session,
     name: str = STORAGE,
-    kind: str | None = typer.Option(None, "--content", help="Only this kind: images, iso, import and so on."),
+    kind: str | None = typer.Option(
+        None, "--content", help="Only this kind: images, iso, import and so on.", autocompletion=KINDS
+    ),
     vmid: int | None = typer.Option(None, help="Only volumes of this guest."),
 ) -> None:
     """List the volumes on a storage."""
@@ -106,7 +112,7 @@ def upload(
     session: Session,
     name: str = STORAGE,
     file: Path = typer.Argument(..., exists=True, dir_okay=False, help="The file."),
-    kind: str = typer.Option(..., "--content", help="iso, vztmpl or import."),
+    kind: str = typer.Option(..., "--content", help="iso, vztmpl or import.", autocompletion=FILES),
     filename: str | None = typer.Option(None, help="Its name there; that of the file without it."),
     checksum: str | None = typer.Option(None, help="Checksum to verify, as ALGORITHM:HEX."),
 ) -> None:
@@ -124,7 +130,7 @@ def download(
     session: Session,
     name: str = STORAGE,
     url: str = typer.Argument(..., help="Address of the file."),
-    kind: str = typer.Option(..., "--content", help="iso, vztmpl or import."),
+    kind: str = typer.Option(..., "--content", help="iso, vztmpl or import.", autocompletion=FILES),
     filename: str | None = typer.Option(None, help="Its name here; that in the address without it."),
     checksum: str | None = typer.Option(None, help="Checksum to verify, as ALGORITHM:HEX."),
     wait: bool = typer.Option(True, help="Wait for the end of the task."),
@@ -142,10 +148,10 @@ def download(
 def allocate(
     session: Session,
     name: str = STORAGE,
-    vmid: int = typer.Argument(..., help="Guest that it is for."),
+    vmid: int = typer.Argument(..., help="Guest that it is for.", autocompletion=completion.vmids),
     amount: str = typer.Argument(..., metavar="SIZE", help="Its size, such as 32G."),
     filename: str = typer.Argument(..., help="Its name, such as vm-100-disk-1.qcow2."),
-    format_: str | None = typer.Option(None, "--format", help="raw, qcow2 or vmdk."),
+    format_: str | None = typer.Option(None, "--format", help="raw, qcow2 or vmdk.", autocompletion=FORMATS),
 ) -> None:
     """Make an empty disk image.
 

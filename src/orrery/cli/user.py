@@ -5,12 +5,15 @@ from pathlib import Path
 
 import typer
 
+from orrery.cli import completion
 from orrery.cli.verbs import Columns, Session, listed, moment, pairs, verb
 from orrery.errors import Failure
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-USER = typer.Argument(..., help="User, as name@realm.")
+USER = typer.Argument(..., help="User, as name@realm.", autocompletion=completion.users)
+NEW = typer.Argument(..., help="User, as name@realm.")
+GROUP = typer.Argument(..., help="Name of the group.", autocompletion=completion.groups)
 TOKEN = typer.Argument(..., help="Name of the token.")
 OPTIONS = typer.Argument(None, help="Options as KEY=VALUE: comment, email, enable, expire, firstname, lastname.")
 
@@ -42,7 +45,7 @@ def list_(session: Session) -> None:
 @verb(app)
 def add(
     session: Session,
-    user: str = USER,
+    user: str = NEW,
     options: list[str] = OPTIONS,
     groups: str | None = typer.Option(None, help="Groups, separated by commas."),
     new_password_file: Path | None = typer.Option(None, help="File with the new user's password."),
@@ -136,7 +139,7 @@ def group_add(
 
 
 @verb(app)
-def group_remove(session: Session, group: str = typer.Argument(..., help="Name of the group.")) -> None:
+def group_remove(session: Session, group: str = GROUP) -> None:
     """Remove a group."""
     session.delete(f"/access/groups/{group}")
 
@@ -159,9 +162,9 @@ def acl(session: Session) -> None:
 def grant(
     session: Session,
     path: str = typer.Argument(..., help="Path, such as /vms/100 or /pool/lab."),
-    role: str = typer.Argument(..., help="Role, such as PVEVMUser."),
-    user: str | None = typer.Option(None, help="User, as name@realm."),
-    group: str | None = typer.Option(None, help="Group."),
+    role: str = typer.Argument(..., help="Role, such as PVEVMUser.", autocompletion=completion.roles),
+    user: str | None = typer.Option(None, help="User, as name@realm.", autocompletion=completion.users),
+    group: str | None = typer.Option(None, help="Group.", autocompletion=completion.groups),
     token: str | None = typer.Option(None, help="Token, as name@realm!token."),
     propagate: bool = typer.Option(True, help="Also for what lies below the path."),
     revoke: bool = typer.Option(False, "--revoke", help="Take it away instead."),

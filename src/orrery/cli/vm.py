@@ -5,13 +5,15 @@ import time
 
 import typer
 
+from orrery.cli import completion
 from orrery.cli.client import POLL_SECONDS
 from orrery.cli.verbs import Columns, Session, duration, pairs, percent, size, verb
 from orrery.errors import Failure
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-VMID = typer.Argument(..., help="Number of the machine.")
+VMID = typer.Argument(..., help="Number of the machine.", autocompletion=completion.vmids)
+FORMATS = completion.words("raw", "qcow2", "vmdk")
 WAIT = typer.Option(True, help="Wait for the end of the task.")
 TIMEOUT = typer.Option(None, help="Seconds to wait for the guest.")
 OPTIONS = typer.Argument(None, help="Options as KEY=VALUE, such as memory=2048 or net0=virtio,bridge=vmbr0.")
@@ -205,8 +207,8 @@ def move(
     session: Session,
     vmid: int = VMID,
     disk: str = typer.Argument(..., help="The disk, such as scsi0."),
-    storage: str = typer.Argument(..., help="Where to."),
-    format_: str | None = typer.Option(None, "--format", help="raw, qcow2 or vmdk."),
+    storage: str = typer.Argument(..., help="Where to.", autocompletion=completion.storages),
+    format_: str | None = typer.Option(None, "--format", help="raw, qcow2 or vmdk.", autocompletion=FORMATS),
     delete: bool = typer.Option(False, "--delete", help="Remove the original."),
 ) -> None:
     """Move a disk to another storage or format, also while the machine runs.
