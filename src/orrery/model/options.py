@@ -100,12 +100,11 @@ def validate_options(changes: Mapping[str, str], delete: Collection[str] = ()) -
     canonical: dict[str, str] = {}
     errors: dict[str, str] = {}
     for name, text in changes.items():
-        rule = CLUSTER_OPTIONS.get(name)
-        if rule is None:
+        if name not in CLUSTER_OPTIONS:
             errors[name] = UNKNOWN
             continue
         try:
-            canonical[name] = _canonical(name, rule, text)
+            canonical[name] = canonical_option(name, text)
         except ValueError as error:
             errors[name] = str(error)
     for name in delete:
@@ -118,7 +117,9 @@ def validate_options(changes: Mapping[str, str], delete: Collection[str] = ()) -
     return canonical
 
 
-def _canonical(name: str, rule: Scalar | PropertyString, text: str) -> str:
+def canonical_option(name: str, text: str) -> str:
+    """An option's text in canonical form; ValueError with the text for the parameter."""
+    rule = CLUSTER_OPTIONS[name]
     if isinstance(rule, Scalar):
         return rule.canonical(text)
     try:

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The cluster's options. What belongs to features that this version lacks is kept for them, and does nothing yet."""
 
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
-from pydantic import Field, create_model
+from pydantic import Field
 
 from orrery.access.rules import Everyone, Perm
 from orrery.api.call import Call
 from orrery.api.endpoint import endpoint
-from orrery.api.manners import Enum, Flag, Format, Int, ListOf, Manner, PropertyString, Text, plain
+from orrery.api.manners import Format, ListOf
+from orrery.api.optionparams import OptionRow, option_params
 from orrery.api.parameters import Params
 from orrery.api.routes.version import NoParams
-from orrery.model.options import CLUSTER_OPTIONS, cluster_options, validate_options
+from orrery.model.options import CLUSTER_OPTIONS, canonical_option, cluster_options, validate_options
 from orrery.model.values import Scalar
 from orrery.store.documents import read_document, update_document
 
@@ -20,17 +21,14 @@ READABLE = ("console", "consent-text", "registered-tags", "tag-style", "user-tag
 """What every login may read, because the page needs it; the rest takes Sys.Audit on /."""
 
 
-def _manner(name: str) -> Manner:
+def _row(name: str) -> OptionRow:
     rule = CLUSTER_OPTIONS[name]
-    if not isinstance(rule, Scalar):
-        return PropertyString(options=rule)
-    if rule.enum:
-        return Enum(*rule.enum)
-    if rule.type == "boolean":
-        return Flag()
-    if rule.type == "integer":
-        return Int(minimum=None if rule.minimum is None else int(rule.minimum))
-    return Text(format=rule.format, pattern=rule.pattern, max_length=rule.max_length)
+    scalar = rule if isinstance(rule, Scalar) else Scalar()
+
+    def canonical(text: str) -> str:
+        return canonical_option(name, text)
+
+    return OptionRow(name, scalar, canonical)
 
 
 class ChangeOptionsBase(Params):
@@ -38,20 +36,8 @@ class ChangeOptionsBase(Params):
 
     delete: Annotated[list[str], ListOf(Format("pve-configid"), doc="Options to remove.")] = Field(default=[])
 
-    def options(self) -> dict[str, str]:
-        """The options that were sent, as text."""
-        values = {name: getattr(self, _field(name)) for name in CLUSTER_OPTIONS}
-        return {name: plain(value) for name, value in values.items() if value is not None}
 
-
-def _field(name: str) -> str:
-    return "option_" + name.replace("-", "_")
-
-
-_fields: dict[str, Any] = {
-    _field(name): (Annotated[Any, _manner(name)], Field(default=None, alias=name)) for name in CLUSTER_OPTIONS
-}
-ChangeOptions = cast(type[ChangeOptionsBase], create_model("ChangeOptions", __base__=ChangeOptionsBase, **_fields))
+ChangeOptions = option_params("ChangeOptions", ChangeOptionsBase, map(_row, CLUSTER_OPTIONS))
 
 
 @endpoint("GET", KEY, params=NoParams, permission=Everyone(), returns=dict[str, Any])
@@ -64,7 +50,7 @@ def read_options(call: Call, p: NoParams) -> dict[str, Any]:
 
 
 @endpoint("PUT", KEY, params=ChangeOptions, permission=Perm("/", ("Sys.Modify",)), returns=None)
-def change_options(call: Call, p: ChangeOptionsBase) -> None:
+def change_options(call: Call, p: Any) -> None:
     """Change the cluster's options."""
     changes = validate_options(p.options(), p.delete)
 

@@ -1,101 +1,41 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """/storage: which storages there are, the same for all nodes."""
 
-import re
-from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
-from pydantic import Field, create_model
+from pydantic import Field
 
 from orrery.access.rules import Everyone, Perm
 from orrery.api.call import Call
 from orrery.api.endpoint import endpoint
-from orrery.api.manners import Enum, Manner, Refused, plain, wrong_type
+from orrery.api.manners import Enum
+from orrery.api.optionparams import OptionParams, OptionRow, option_params
 from orrery.api.parameters import DeleteList, Digest, Params, StorageId
 from orrery.model.storage import STORAGE_OPTIONS, STORAGE_TYPES, SUPPORTED_TYPES, StorageOption
 from orrery.operations.storage_configuration import StorageConfiguration
 
 ADMINISTER = Perm("/storage", ("Datastore.Allocate",))
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SECRETS = frozenset(("password", "keyring", "encryption-key", "master-pubkey"))
 
 
-@dataclass(frozen=True)
-class OptionText(Manner):
-    """One option of a storage by its name in the table; the handler sees its canonical text."""
-
-    name: str
-
-    @property
-    def option(self) -> StorageOption:
-        """Its row of the table."""
-        return STORAGE_OPTIONS[self.name]
-
-    def parse(self, value: Any) -> str:
-        rule = self.option.rule
-        if isinstance(value, list) and not rule.type.startswith(("int", "num", "bool")):
-            value = ",".join(map(plain, value))
-        if isinstance(value, list | dict) or (isinstance(value, bool) and rule.type in ("integer", "number")):
-            raise wrong_type(rule.type, value)
-        text = plain(value)
-        if self.name not in _SECRETS and _CONTROL.search(text):
-            raise Refused("invalid format - value contains control characters")
-        try:
-            return self.option.canonical(text)
-        except ValueError as wrong:
-            raise Refused(str(wrong)) from wrong
-
-    def schema(self) -> dict[str, Any]:
-        rule = self.option.rule
-        facets = {
-            "enum": rule.enum and list(rule.enum),
-            "pattern": rule.pattern and f"^(?:{rule.pattern})$",
-            "format": rule.format,
-            "minimum": rule.minimum,
-            "maximum": rule.maximum,
-            "minLength": rule.min_length,
-            "maxLength": rule.max_length,
-            "default": rule.default,
-        }
-        described = {"type": rule.type} | {name: facet for name, facet in facets.items() if facet is not None}
-        return described | ({} if _supported(self.option) else {"x-supported": False})
+def _row(option: StorageOption) -> OptionRow:
+    supported = option.support == "yes" and not option.types.isdisjoint(SUPPORTED_TYPES)
+    raw = option.name in _SECRETS
+    return OptionRow(option.name, option.rule, option.canonical, supported=supported, listed=True, raw=raw)
 
 
-def _supported(option: StorageOption) -> bool:
-    return option.support == "yes" and not option.types.isdisjoint(SUPPORTED_TYPES)
-
-
-class OptionParams(Params):
-    """Base of the models that carry a storage's options."""
-
-    def options(self) -> dict[str, str]:
-        """The options that were sent, in canonical text."""
-        found = {name: getattr(self, _field(name), None) for name in STORAGE_OPTIONS}
-        return {name: value for name, value in found.items() if value is not None}
-
-
-def _field(name: str) -> str:
-    return "option_" + re.sub(r"\W+", "_", name)
-
-
-def _with_options(name: str, base: type[OptionParams], *, fixed: bool) -> type[OptionParams]:
+def _with_options(name: str, base: type[Params], *, fixed: bool) -> type[OptionParams]:
     """A model with the options of all kinds of storage; `fixed`: also those that only a new storage takes."""
-    fields: dict[str, Any] = {}
-    for option in STORAGE_OPTIONS.values():
-        if option.name == "type" or (option.fixed and not fixed):
-            continue
-        text = "" if _supported(option) else "Not supported yet."
-        manner = Annotated[str, OptionText(option.name)]
-        fields[_field(option.name)] = (manner | None, Field(default=None, alias=option.name, description=text))
-    return cast(type[OptionParams], create_model(name, __base__=base, **fields))
+    wanted = (each for each in STORAGE_OPTIONS.values() if each.name != "type" and (fixed or not each.fixed))
+    return option_params(name, base, map(_row, wanted))
 
 
-class _Create(OptionParams):
+class _Create(Params):
     storage: StorageId
     type: Annotated[str, Enum(*STORAGE_TYPES, doc="Kind of storage; this version has `dir`.")]
 
 
-class _Update(OptionParams):
+class _Update(Params):
     storage: StorageId
     delete: DeleteList = Field(default=[])
     digest: Digest | None = None
