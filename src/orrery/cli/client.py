@@ -64,7 +64,7 @@ class Client:
             self._http.headers["Authorization"] = f"PVEAuthCookie={reply['ticket']}"
             self._http.headers["CSRFPreventionToken"] = reply["CSRFPreventionToken"]
         else:
-            raise Failure("a remote node wants --token-file, or --user with --password-file")
+            raise Failure("a remote node wants --token-file, or --as with --password-file")
 
     def call(self, verb: str, path: str, parameters: Mapping[str, Any] | None = None) -> Any:
         """One request; its `data`. Raises the error that the node answered with."""
@@ -80,11 +80,21 @@ class Client:
             else:
                 response = self._http.request(verb, where, data=sent)
         except httpx2.HTTPError as error:
-            raise Failure(f"the node does not answer: {error}") from error
+            raise self._silent(error) from error
         if response.status_code != 200:
             raise _error(response)
         reply = response.json()
         return reply if isinstance(reply, dict) else {"data": reply}
+
+    def _silent(self, error: httpx2.HTTPError) -> Failure:
+        """Why there is no answer, and what to do about it."""
+        if self.target.server is None and isinstance(error, httpx2.ConnectError):
+            return Failure(
+                f"no node runs here (nobody listens at '{self.target.socket}'): start it with `orrery serve`"
+            )
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return Failure(f"{error}; name the node's own certificate (etc/tls/cert.pem there) with --ca-file")
+        return Failure(f"the node does not answer: {error}")
 
     def upload(self, path: str, fields: Mapping[str, str], file: Path, name: str) -> Any:
         """Sends a file as the wire's upload wants it; its task's UPID."""
