@@ -414,13 +414,18 @@ def alive(process: ProcessId) -> bool:
 
 
 def _state(pid: int) -> tuple[str, int] | None:
-    """State letter and start time from /proc/PID/stat (proc(5), fields 3 and 22)."""
+    """State letter and start time from /proc/PID/stat (proc(5), fields 3 and 22).
+
+    A process whose first thread has ended shows as a zombie, though others may still run and write (field 20 counts
+    them): it counts as running until the last one is gone.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = text[text.rindex(b")") + 2 :].split()
-    return fields[0].decode(), int(fields[19])
+    letter = fields[0].decode()
+    return ("R" if letter == "Z" and int(fields[17]) > 1 else letter), int(fields[19])
 
 
 def session_members(leader: ProcessId) -> list[ProcessId]:

@@ -233,6 +233,26 @@ def test_spawned_programs_outlive_their_parent_unless_asked(tmp_path: Path) -> N
 # --- processes
 
 
+def test_a_process_lives_as_long_as_its_last_thread() -> None:
+    """The first thread ends, another one goes on: shown as a zombie, yet it still runs and cannot be reaped."""
+    script = """if True:
+        import ctypes, os, threading, time
+        def last():
+            time.sleep(1)
+            os._exit(3)
+        threading.Thread(target=last).start()
+        ctypes.CDLL(None).pthread_exit(None)
+    """
+    child = process.spawn([sys.executable, "-c", script])
+    while "Z" not in Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2]:
+        time.sleep(0.01)
+    assert process.alive(child)
+    assert process.reap(child) is None
+    assert not process.wait(child, 0)
+    assert process.wait(child, 10)
+    assert process.reap(child) == 3
+
+
 def test_a_zombie_is_dead(sleeper: ProcessId) -> None:
     assert process.alive(sleeper)
     assert process.identity(sleeper.pid) == sleeper
