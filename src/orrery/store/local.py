@@ -9,11 +9,24 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from orrery.errors import Corrupt
 from orrery.store.base import Change, Condition, Delete, Entry, Put
-from orrery.store.connection import Connections, damaged
 from orrery.store.lease import Lease, LeaseClock, SystemClock
 from orrery.store.table import beyond_history, check_operations, prefix_end
+from orrery.system.sqlite import Database, Kind
+
+SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE entries (key TEXT PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL, created INTEGER NOT NULL,
+    version INTEGER NOT NULL, lease INTEGER) WITHOUT ROWID;
+CREATE INDEX entries_lease ON entries (lease) WHERE lease IS NOT NULL;
+CREATE TABLE changes (revision INTEGER NOT NULL, key TEXT NOT NULL, value BLOB, lease INTEGER,
+    PRIMARY KEY (revision, key)) WITHOUT ROWID;
+CREATE TABLE leases (id INTEGER PRIMARY KEY AUTOINCREMENT, ttl REAL NOT NULL, boot TEXT NOT NULL,
+    deadline REAL NOT NULL, wall REAL NOT NULL);
+INSERT INTO meta VALUES ('epoch', lower(hex(randomblob(16)))), ('revision', 0), ('compacted', 0);
+"""
+
+STORE = Kind("store", 0x4F525259, 1, SCHEMA)
 
 ENTRY_COLUMNS = "key, value, revision, created, version, lease"
 
@@ -29,7 +42,7 @@ class SqliteStore:
         self.path = path
         self._history = history
         self._clock = clock or SystemClock()
-        self._connections = Connections(path)
+        self._database = Database(path, STORE)
         self._epoch = str(self._meta("epoch"))
 
     def epoch(self) -> str:
@@ -37,7 +50,7 @@ class SqliteStore:
 
     def revision(self) -> int:
         # One statement: the mirror of every process asks this twenty times a second.
-        with self._connections.use() as connection:
+        with self._database.use() as connection:
             newest, due = connection.execute(
                 "SELECT value, EXISTS (SELECT 1 FROM leases WHERE deadline <= ? OR boot <> ?)"
                 " FROM meta WHERE name = 'revision'",
@@ -50,7 +63,7 @@ class SqliteStore:
 
     def get(self, key: str) -> Entry | None:
         self._expire()
-        with self._connections.use() as connection:
+        with self._database.use() as connection:
             row = connection.execute(f"SELECT {ENTRY_COLUMNS} FROM entries WHERE key = ?", (key,)).fetchone()  # noqa: S608
         return Entry(*row) if row else None
 
@@ -66,12 +79,12 @@ class SqliteStore:
             query += " AND key > ?"
             values.append(after)
         values.append(-1 if limit is None else max(limit, 0))
-        with self._connections.use() as connection:
+        with self._database.use() as connection:
             return [Entry(*row) for row in connection.execute(query + " ORDER BY key LIMIT ?", values)]
 
     def transact(self, conditions: Sequence[Condition], operations: Sequence[Put | Delete]) -> int | None:
         check_operations(operations)
-        with self._connections.write() as connection:
+        with self._database.write() as connection:
             self._expire_in(connection)
             for condition in conditions:
                 row = connection.execute("SELECT revision FROM entries WHERE key = ?", (condition.key,)).fetchone()
@@ -85,7 +98,7 @@ class SqliteStore:
         return revision
 
     def delete(self, key: str) -> bool:
-        with self._connections.write() as connection:
+        with self._database.write() as connection:
             self._expire_in(connection)
             present = connection.execute("SELECT 1 FROM entries WHERE key = ?", (key,)).fetchone() is not None
             if present:
@@ -94,7 +107,7 @@ class SqliteStore:
 
     def changes(self, since: int, limit: int = 1000) -> list[Change]:
         self._expire()
-        with self._connections.read() as connection:
+        with self._database.read() as connection:
             meta = dict(connection.execute("SELECT name, value FROM meta"))
             if since < meta["compacted"] or since > meta["revision"]:
                 raise beyond_history(since, meta["compacted"], meta["revision"])
@@ -113,7 +126,7 @@ class SqliteStore:
 
     def grant(self, ttl: float) -> int:
         lease = Lease.begin(self._clock, ttl)
-        with self._connections.write() as connection:
+        with self._database.write() as connection:
             cursor = connection.execute(
                 "INSERT INTO leases (ttl, boot, deadline, wall) VALUES (?, ?, ?, ?)",
                 (lease.ttl, lease.boot, lease.deadline, lease.wall),
@@ -122,7 +135,7 @@ class SqliteStore:
             return cursor.lastrowid
 
     def renew(self, lease: int) -> bool:
-        with self._connections.write() as connection:
+        with self._database.write() as connection:
             self._expire_in(connection)
             row = connection.execute("SELECT ttl FROM leases WHERE id = ?", (lease,)).fetchone()
             if row is None:
@@ -131,24 +144,24 @@ class SqliteStore:
             return True
 
     def revoke(self, lease: int) -> None:
-        with self._connections.write() as connection:
+        with self._database.write() as connection:
             self._end_lease(connection, lease)
 
     def close(self) -> None:
-        self._connections.close()
+        self._database.close()
 
     def check(self) -> None:
         """Reads the whole file and raises `Corrupt` when its structure is damaged; for the start of the node."""
-        with self._connections.use() as connection:
+        with self._database.use() as connection:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
-            raise damaged(self.path, found)
+            raise self._database.damaged(found)
 
     def _meta(self, name: str) -> str | int:
-        with self._connections.use() as connection:
+        with self._database.use() as connection:
             row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         if row is None or not isinstance(row[0], str | int):
-            raise Corrupt(damaged(self.path, f"it has no {name}").message)
+            raise self._database.damaged(f"it has no {name}")
         return row[0]
 
     def _carry_out(self, connection: sqlite3.Connection, operations: Sequence[Put | Delete]) -> int:
@@ -190,10 +203,10 @@ class SqliteStore:
 
     def _expire(self) -> None:
         """Clears ended leases; a read only when there is nothing to clear."""
-        with self._connections.use() as connection:
+        with self._database.use() as connection:
             due = self._due(connection)
         if due:
-            with self._connections.write() as connection:
+            with self._database.write() as connection:
                 self._expire_in(connection)
 
     def _expire_in(self, connection: sqlite3.Connection) -> None:

@@ -83,7 +83,7 @@ class TaskQuery:
 def find(journal: Journal, query: TaskQuery) -> tuple[list[TaskRecord], int]:
     """The page of tasks that a query asks for, newest first, and how many there are in all. `limit` 0 gives none."""
     where, values = query.conditions()
-    with journal.database.read() as connection:
+    with journal.database.use() as connection:
         total = connection.execute(_COUNT + where, values).fetchone()[0]
         rows = connection.execute(
             SELECT_TASK + _WHERE + where + _PAGE,
@@ -104,7 +104,7 @@ def retain(journal: Journal, count: int = KEEP_COUNT, seconds: float = KEEP_SECO
 
     Returns how many were forgotten. Raises what the journal raises; a log that cannot be removed keeps its task.
     """
-    with journal.database.read() as connection:
+    with journal.database.use() as connection:
         rows = connection.execute(
             "SELECT serial, upid FROM task WHERE state = 'ended'"
             " AND NOT EXISTS (SELECT 1 FROM transition t WHERE t.task = serial AND t.state = 'pending')"

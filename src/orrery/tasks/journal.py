@@ -15,8 +15,9 @@ from typing import Any
 
 from orrery.errors import Cancelled, Failure, ParameterError
 from orrery.system import process
+from orrery.system.sqlite import Database
 from orrery.tasks import revert
-from orrery.tasks.database import Database
+from orrery.tasks.database import JOURNAL
 from orrery.tasks.locks import WAIT_SECONDS, Locks
 from orrery.tasks.task import TaskRecord, TaskState, Upid, last_line
 from orrery.tasks.tasklog import LogLine, TaskLogs
@@ -41,7 +42,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, logs: Path) -> None:
-        self.database = Database(path)
+        self.database = Database(path, JOURNAL)
         self.logs = TaskLogs(logs)
         self.locks = Locks(self.database, self._task_dead, self._task_gone)
         self.on_transition: Callable[[str], None] = lambda _name: None
@@ -159,17 +160,17 @@ class Journal:
 
     def get(self, upid: Upid) -> TaskRecord:
         """The task. Raises ParameterError (parameter `upid`) when it is not known."""
-        with self.database.read() as connection:
+        with self.database.use() as connection:
             return self._get(connection, upid)
 
     def open_tasks(self) -> list[TaskRecord]:
         """Every task that is not settled: running, dead without an end, or with something left to undo."""
-        with self.database.read() as connection:
+        with self.database.use() as connection:
             return [read_record(row) for row in connection.execute(SELECT_TASK + _OPEN)]
 
     def by_worker(self, worker: process.ProcessId) -> TaskRecord | None:
         """The task for which a process is, or was, responsible."""
-        with self.database.read() as connection:
+        with self.database.use() as connection:
             row = connection.execute(
                 SELECT_TASK + " WHERE worker_pid = ? AND worker_start = ? AND boot = ? ORDER BY serial DESC LIMIT 1",
                 (worker.pid, worker.start, self._boot),
@@ -182,7 +183,7 @@ class Journal:
 
     def transitions(self, upid: Upid) -> list[tuple[str, dict[str, Any], str]]:
         """Name, data and state (`noted`, `pending`, `kept`, `dropped`, `undone`, `abandoned`) of each, oldest first."""
-        with self.database.read() as connection:
+        with self.database.use() as connection:
             rows = connection.execute(
                 "SELECT name, data, transition.state FROM transition JOIN task ON task = serial"
                 " WHERE upid = ? ORDER BY id",

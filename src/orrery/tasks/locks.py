@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from orrery.errors import Failure, Locked
 from orrery.system import process
-from orrery.tasks.database import Database
+from orrery.system.sqlite import Database
 
 WAIT_SECONDS = 10.0
 _POLL_FIRST, _POLL_MOST = 0.005, 0.05  # seconds; polls are reads, so they do not load the disk
@@ -105,7 +105,7 @@ class Locks:
 
     def holder(self, name: str) -> str | None:
         """The owner of a lock, dead or alive: a UPID or `request:PID:START:N`."""
-        with self._database.read() as connection:
+        with self._database.use() as connection:
             row = connection.execute("SELECT owner FROM lock WHERE name = ? AND held = 1", (name,)).fetchone()
         return None if row is None else str(row[0])
 
@@ -131,7 +131,7 @@ class Locks:
                 raise self._timeout(name, ahead[0], wait)
             time.sleep(pause)
             pause = min(_POLL_MOST, pause * 1.5)
-            with self._database.read() as connection:
+            with self._database.use() as connection:
                 ahead = self._before(connection, name, place)
                 if ahead and not any(self._dead(connection, other, held) for _id, other, held in ahead):
                     continue

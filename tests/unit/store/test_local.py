@@ -64,7 +64,7 @@ def test_the_file_is_private(path):
 
 def test_every_commit_is_synced(path):
     store = SqliteStore(path)
-    with store._connections.use() as connection:
+    with store._database.use() as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
     store.close()
@@ -140,7 +140,7 @@ def test_a_writer_killed_within_a_transaction_changes_nothing(path):
 
     def hang():
         mine = SqliteStore(path)
-        with mine._connections.write() as connection:
+        with mine._database.write() as connection:
             connection.execute("UPDATE entries SET value = x'00'")
             os.write(writer, b".")
             time.sleep(60)
