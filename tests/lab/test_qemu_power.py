@@ -256,3 +256,19 @@ def test_watcher_leaves_tasks_their_monitors(qemu: QemuDriver) -> None:
 
     asyncio.run(work())
     assert process.alive(qemu.running()[100])
+
+
+def test_watcher_in_a_thread_of_its_own(qemu: QemuDriver) -> None:
+    start(qemu)
+    seen: list[MachineEvent] = []
+    watcher = MachineWatcher(qemu.paths, seen.append, rescan=60)
+    watcher.start()
+    qemu_lab.until("there is a sample", lambda: 100 in watcher.samples, 10)
+    start(qemu, vmid=101)
+    watcher.look()
+    qemu_lab.until("the new one is found", lambda: 101 in watcher.samples, 10)
+    watcher.stop()
+    watcher.stop()
+    qemu.stop(101)
+    assert ENDED not in {event.name for event in seen}
+    assert qemu.status(100).running

@@ -8,6 +8,7 @@ records, whoever started them; a machine that goes away is reported once as `END
 import asyncio
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -64,10 +65,10 @@ class Sample:
 
 
 class MachineWatcher:
-    """Watches all machines of a root. `run` it in the daemon's event loop; read `samples` from any thread.
+    """Watches all machines of a root, in a thread (`start`, `stop`) or in an event loop (`run`).
 
-    `on_event` is called in the loop and must not block. `interval` and `rescan` in seconds: how often samples are
-    taken, and how often new machines are looked for (`look` does it at once).
+    Read `samples` from any thread. `on_event` must neither block nor raise. `interval` and `rescan` in seconds: how
+    often samples are taken, and how often new machines are looked for (`look` does it at once).
     """
 
     def __init__(
@@ -86,13 +87,43 @@ class MachineWatcher:
         self._rescan = rescan
         self._look = asyncio.Event()
         self._watched: set[int] = set()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._main: asyncio.Task[None] | None = None
+        self._ready = threading.Event()
+
+    def start(self) -> None:
+        """Watch in a thread of its own until `stop`; `on_event` is then called in that thread."""
+        self._thread = threading.Thread(target=self._work, name="machine-watcher", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End what `start` began; machines are not touched."""
+        if self._thread is None:
+            return
+        self._ready.wait()
+        if self._loop is not None and self._main is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+                self._loop.call_soon_threadsafe(self._main.cancel)
+        self._thread.join()
+        self._thread = None
 
     def look(self) -> None:
-        """Look for new machines now. To be called in the loop."""
-        self._look.set()
+        """Look for new machines now; from any thread."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._look.set)
+
+    def _work(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError), asyncio.Runner() as runner:
+            # A machine that goes away fails several of the library's tasks at once; that it ended is known by then.
+            runner.get_loop().set_exception_handler(lambda loop, context: None)
+            runner.run(self.run())
 
     async def run(self) -> None:
         """Watch until cancelled."""
+        self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
+        self._ready.set()
         known: dict[int, ProcessId] = {}
         async with asyncio.TaskGroup() as group:
             while True:
