@@ -63,6 +63,10 @@ layers: setup-test ## Who may import whom (import-linter)
 rules: setup-test ## The rules of the house: lengths, names, licence headers
 	$(BIN)/python packaging/house_rules.py
 
+.PHONY: docs
+docs: setup ## Write the reference pages, docs/reference, from the code
+	$(BIN)/python packaging/reference.py
+
 .PHONY: format
 format: setup-test ## Rewrite the code in the common style
 	$(BIN)/ruff check --fix
