@@ -71,25 +71,16 @@ def run_jailed(
             os.close(writing)
         try:
             _listen(reading, argv[0], timeout, on_output, limit)
-            code = _ended(child, argv[0])
+            if not process.wait(child, _ENDING_SECONDS):
+                raise Failure(f"{argv[0]} closed its output, but did not end")
         except BaseException:
             process.terminate(child)
             raise
+        code = process.reap(child)
+        if code is None:
+            raise Failure(f"{argv[0]} ended, but did not say how")
         size = os.fstat(complaints).st_size
         return code, os.pread(complaints, _MAX_COMPLAINT, max(size - _MAX_COMPLAINT, 0))
-
-
-def _ended(child: process.ProcessId, name: str) -> int:
-    """The exit code of a child that has closed its output; its last threads may still need a moment to go."""
-    deadline = time.monotonic() + _ENDING_SECONDS
-    while process.wait(child, max(deadline - time.monotonic(), 0)):
-        code = process.reap(child)
-        if code is not None:
-            return code
-        if time.monotonic() >= deadline:
-            break
-        time.sleep(0.002)
-    raise Failure(f"{name} did not end")
 
 
 def _listen(reading: int, name: str, timeout: float, on_output: Callable[[bytes], None], limit: int | None) -> None:
