@@ -60,8 +60,9 @@ layers: setup-test ## Who may import whom (import-linter)
 	$(BIN)/lint-imports --no-logo
 
 .PHONY: rules
-rules: setup-test ## The rules of the house: lengths, names, licence headers
+rules: setup-test ## The rules of the house: lengths, names, licences
 	$(BIN)/python packaging/house_rules.py
+	$(BIN)/python packaging/licences.py
 
 .PHONY: docs
 docs: setup ## Write the reference pages, docs/reference, from the code
