@@ -31,21 +31,20 @@ def closure(root: str) -> list[importlib.metadata.Distribution]:
         if name in found or name not in installed:
             continue
         found[name] = installed[name]
-        for requirement in installed[name].requires or ():
-            if "extra ==" not in requirement:
-                waiting.append(canonical(re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]))
+        needed = (each for each in installed[name].requires or () if "extra ==" not in each)
+        waiting += [canonical(re.split(r"[^A-Za-z0-9._-]", each, maxsplit=1)[0]) for each in needed]
     return [found[name] for name in sorted(found)]
 
 
 def licence(found: importlib.metadata.Distribution) -> str:
     """What the metadata say of the licence: expression, classifiers, or the first line of the free text."""
     metadata = found.metadata
-    if expression := metadata.get("License-Expression"):
-        return str(expression)
+    if "License-Expression" in metadata:
+        return metadata["License-Expression"]
     classifiers = [each for each in metadata.get_all("Classifier") or () if each.startswith("License ::")]
     if classifiers:
         return "; ".join(each.rpartition("::")[2].strip() for each in classifiers)
-    return str(metadata.get("License") or "").partition("\n")[0]
+    return metadata["License"].partition("\n")[0] if "License" in metadata else ""
 
 
 def main() -> int:
