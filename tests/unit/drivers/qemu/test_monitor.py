@@ -221,11 +221,15 @@ def test_exception_from_a_signal_handler_ends_the_wait(qemu: FakeQemu, path: Pat
     def stop(number: int, frame: object) -> None:
         raise Stop
 
-    before = signal.signal(signal.SIGALRM, stop)
-    try:
-        with pytest.raises(Stop), Monitor(path, 100) as monitor:
+    def work() -> None:
+        with Monitor(path, 100) as monitor:
             signal.setitimer(signal.ITIMER_REAL, 0.1)
             monitor.execute("sleep", timeout=30)
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        with pytest.raises(Stop):
+            work()
     finally:
         signal.signal(signal.SIGALRM, before)
     with Monitor(path, 100) as monitor:
