@@ -183,7 +183,7 @@ class Agent:
         if not path.exists():
             raise AgentError(f"VM {self.vmid} is not running" if not self._folder.exists() else _NOT_CONFIGURED)
         try:
-            with files.FileLock(self._folder / _LOCK_FILE, max(timeout, _QUEUE_SECONDS)):
+            with files.FileLock(self._folder / _LOCK_FILE, min(timeout, _QUEUE_SECONDS)):
                 try:
                     connection = sockets.connect_unix(path, sync)
                 except (FileNotFoundError, ConnectionRefusedError) as error:
