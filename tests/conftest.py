@@ -62,8 +62,11 @@ def node(own_network: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-def node_root(own_network: None, tmp_path: Path) -> Iterator[Node]:
-    """A node for one test, at port 8106: neither initialized nor served yet, ended and removed in any case."""
+def node_root(node: Node, tmp_path: Path) -> Iterator[Node]:
+    """A node for one test, at port 8106: neither initialized nor served yet, ended and removed in any case.
+
+    The session's node stands first, so that the bridge with its DHCP service is always that one's.
+    """
     with Node(tmp_path / "node", port=8106) as made:
         yield made
 

@@ -4,6 +4,7 @@
 import contextlib
 import ssl
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,27 +46,29 @@ class Api:
     A parameter whose real name has an underscore, or a list, goes into the dict `also`.
     """
 
-    def __init__(self, http: httpx2.Client) -> None:
+    def __init__(self, http: httpx2.Client, hung: Callable[[], None] = lambda: None) -> None:
         self.http = http
+        self._hung = hung
+        """Called when the node does not answer in time: tells where it hangs."""
         self._exit = contextlib.ExitStack()
         self._exit.callback(http.close)
 
     @classmethod
-    def local(cls, socket: Path) -> "Api":
+    def local(cls, socket: Path, hung: Callable[[], None] = lambda: None) -> "Api":
         """As root@pam by the local socket."""
         exit_stack = contextlib.ExitStack()
         short = exit_stack.enter_context(short_path(socket))
         transport = httpx2.HTTPTransport(uds=short)
-        api = cls(httpx2.Client(transport=transport, base_url="http://localhost", timeout=60))
+        api = cls(httpx2.Client(transport=transport, base_url="http://localhost", timeout=60), hung)
         api._exit.push(exit_stack)
         return api
 
     @classmethod
-    def remote(cls, url: str, certificate: Path) -> "Api":
+    def remote(cls, url: str, certificate: Path, hung: Callable[[], None] = lambda: None) -> "Api":
         """By TLS, as nobody yet."""
         trust = ssl.create_default_context(cafile=str(certificate))
         trust.check_hostname = False
-        return cls(httpx2.Client(base_url=url, verify=trust, timeout=60))
+        return cls(httpx2.Client(base_url=url, verify=trust, timeout=60), hung)
 
     def log_in(self, user: str, password: str) -> "Api":
         """Logs in by password; from now on requests carry the ticket."""
@@ -85,9 +88,13 @@ class Api:
             if value is not None
         }
         where = f"/api2/json{path}"
-        if verb in ("GET", "DELETE"):
-            return self.http.request(verb, where, params=sent)
-        return self.http.request(verb, where, data=sent)
+        try:
+            if verb in ("GET", "DELETE"):
+                return self.http.request(verb, where, params=sent)
+            return self.http.request(verb, where, data=sent)
+        except httpx2.TimeoutException:
+            self._hung()
+            raise
 
     def call(self, verb: str, path: str, parameters: dict[str, Any] | None = None) -> Any:
         """The `data` of a successful reply. Raises ApiError."""
@@ -96,16 +103,16 @@ class Api:
             raise ApiError(response, f"{verb} {path}")
         return response.json()["data"]
 
-    def get(self, path: str, also: dict[str, Any] | None = None, **parameters: Any) -> Any:
+    def get(self, path: str, also: dict[str, Any] | None = None, /, **parameters: Any) -> Any:
         return self.call("GET", path, _names(parameters, also))
 
-    def post(self, path: str, also: dict[str, Any] | None = None, **parameters: Any) -> Any:
+    def post(self, path: str, also: dict[str, Any] | None = None, /, **parameters: Any) -> Any:
         return self.call("POST", path, _names(parameters, also))
 
-    def put(self, path: str, also: dict[str, Any] | None = None, **parameters: Any) -> Any:
+    def put(self, path: str, also: dict[str, Any] | None = None, /, **parameters: Any) -> Any:
         return self.call("PUT", path, _names(parameters, also))
 
-    def delete(self, path: str, also: dict[str, Any] | None = None, **parameters: Any) -> Any:
+    def delete(self, path: str, also: dict[str, Any] | None = None, /, **parameters: Any) -> Any:
         return self.call("DELETE", path, _names(parameters, also))
 
     # --- tasks

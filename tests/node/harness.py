@@ -104,7 +104,7 @@ class Node:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, ROOT_VARIABLE: str(self.folder), **(environment or {})},
+                env={**os.environ, ROOT_VARIABLE: str(self.folder), "PYTHONFAULTHANDLER": "1", **(environment or {})},
             )
         end = time.monotonic() + START_SECONDS
         while b" serves https://" not in (said := self.output.read_bytes()[said_before:]):
@@ -123,6 +123,12 @@ class Node:
             self.serving.send_signal(number)
             self.serving.wait(seconds)
             self.serving = None
+
+    def dump(self) -> None:
+        """Ends a daemon that hangs; the stacks of its threads are then in its output."""
+        if self.serving is not None:
+            self.serving.send_signal(signal.SIGABRT)
+            self.serving.wait(10)
 
     def restart(self, number: int = signal.SIGINT, environment: dict[str, str] | None = None) -> "Node":
         """Ends the daemon by a signal and starts it again."""
@@ -156,12 +162,12 @@ class Node:
     def root(self) -> Api:
         """root@pam by the local socket."""
         if "root" not in self._apis:
-            self._apis["root"] = Api.local(self.paths.local_sock)
+            self._apis["root"] = Api.local(self.paths.local_sock, self.dump)
         return self._apis["root"]
 
     def anonymous(self) -> Api:
         """A new client that has not logged in; the caller closes it."""
-        return Api.remote(self.url, self.paths.tls_cert)
+        return Api.remote(self.url, self.paths.tls_cert, self.dump)
 
     # --- guests
 
