@@ -25,6 +25,7 @@ from orrery.tasks.operation import TaskHandle
 from orrery.tasks.revert import Log, undo
 
 NO_MEDIUM = ("none", "cdrom")
+KIB = 1 << 10
 GIB = 1 << 30
 _NEW = re.compile(r"([A-Za-z][A-Za-z0-9._-]*):([0-9]+(?:\.[0-9]+)?)")
 
@@ -75,7 +76,7 @@ def parse_drive(key: str, text: str) -> Drive:
         return Drive(key, values)
     source = values.get("import-from")
     if new := _NEW.fullmatch(file):
-        size = int(float(new[2]) * GIB)
+        size = int(float(new[2]) * GIB) // KIB * KIB
         if not size and source is None and key != "efidisk0":
             raise ParameterError({key: "a new disk needs a size in GiB, or import-from"})
         return Drive(key, values, storage=new[1], size=size, source=_volume(key, str(source)) if source else None)
@@ -194,7 +195,9 @@ def volume_file(ctx: NodeContext, drive: Drive) -> VolumeFile | None:
     if drive.volume is None:
         return None
     storage, name = ctx.storages.volume(str(drive.volume))
-    return VolumeFile(storage.path(name), storage.info(name).format, read_only=drive.is_cdrom)
+    info = storage.info(name)
+    format_ = "raw" if info.content == "iso" else info.format
+    return VolumeFile(storage.path(name), format_, read_only=drive.is_cdrom)
 
 
 def texts(config: GuestConfig) -> list[str]:

@@ -19,7 +19,8 @@ from orrery.tasks.operation import TaskHandle
 from orrery.tasks.registry import operation
 from orrery.tasks.revert import Log, undo
 
-SECTOR = 512
+BLOCK = 4096
+"""Bytes; images of other sizes cannot be opened without the page cache on disks of 4 KiB sectors."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,12 @@ class ResizeDisk(DiskVerb):
         return self.volume(config)[1].storage
 
     def target(self, ctx: NodeContext, volume: VolumeId) -> int:
-        """The new size in bytes, whole sectors. Raises `ParameterError` when the disk would shrink."""
+        """The new size in bytes, whole blocks. Raises `ParameterError` when the disk would shrink."""
         storage, name = ctx.storages.volume(str(volume))
         now = storage.info(name).size
         relative, amount = parse_resize(self.size)
         size = now + amount if relative else amount
-        size = -(-size // SECTOR) * SECTOR
+        size = -(-size // BLOCK) * BLOCK
         if size < now:
             raise ParameterError({"size": f"shrinking disks is not supported: '{self.disk}' has {format_size(now)}"})
         return size

@@ -11,11 +11,24 @@ from orrery.tasks.operation import TaskHandle
 
 
 def put(ctx: NodeContext, stored: StoredGuest, config: GuestConfig) -> StoredGuest:
-    """Writes a configuration over the one that was read."""
-    record = replace(stored.record, config=config)
+    """Writes a configuration over the one that was read, without the unused disks that it uses again."""
+    record = replace(stored.record, config=without_reused(stored.record.vmid, config))
     if record == stored.record:
         return stored
     return StoredGuest(record, write_guest(ctx.store, record, stored.revision))
+
+
+def without_reused(vmid: int, config: GuestConfig) -> GuestConfig:
+    """The configuration without those unused disks whose volume a drive names, now or from the next start on."""
+    drives = [text for key, text in [*config.options.items(), *config.pending.items()] if not is_unused(key)]
+    used = owned_volumes(vmid, drives)
+    again = [key for key, text in config.options.items() if is_unused(key) and text in used]
+    return config.with_options({}, again) if again else config
+
+
+def is_unused(key: str) -> bool:
+    """Whether an option is an unused disk."""
+    return key.startswith("unused")
 
 
 def keep_volumes(vmid: int, before: GuestConfig, after: GuestConfig) -> GuestConfig:
@@ -34,7 +47,7 @@ def applied(vmid: int, config: GuestConfig, key: str) -> tuple[GuestConfig, list
         return keep_volumes(vmid, config, after), []
     force = config.pending_deletes[key]
     after = config.revert([key]).with_options({}, [key])
-    if force or key.startswith("unused"):
+    if force or is_unused(key):
         left = owned_volumes(vmid, texts(after))
         return after, [v for v in owned_volumes(vmid, texts(config)) if v not in left]
     return keep_volumes(vmid, config, after), []

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from orrery.model.guest import GuestConfig
 from orrery.operations.drives import owned_volumes, texts
-from orrery.operations.guest_pending import applied, keep_volumes, pending_keys
+from orrery.operations.guest_pending import applied, keep_volumes, pending_keys, without_reused
 
 A, B = "local:100/vm-100-disk-0.raw", "local:100/vm-100-disk-1.raw"
 
@@ -55,6 +55,17 @@ def test_a_reverted_new_disk_is_kept_as_an_unused_one() -> None:
     before = config().with_pending({"scsi1": f"{A},size=1G"})
     after = keep_volumes(100, before, before.revert(["scsi1"]))
     assert after.options == {"unused0": A}
+
+
+def test_an_unused_disk_that_is_used_again_is_no_longer_unused() -> None:
+    assert without_reused(100, config(scsi0=f"{A},size=1G", unused0=A, unused3=B)).options == {
+        "scsi0": f"{A},size=1G",
+        "unused3": B,
+    }
+    pending = config(unused0=A).with_pending({"scsi0": f"{A},size=1G"})
+    again = without_reused(100, pending)
+    assert again.options == {}
+    assert keep_volumes(100, again, again.revert(["scsi0"])).options == {"unused0": A}
 
 
 def test_other_guests_volumes_and_media_are_not_ours() -> None:

@@ -26,7 +26,6 @@ from orrery.system import files
 _FILES: Final = ("iso", "vztmpl", "backup", "snippets", "import")
 _FOLDER_MODE: Final = 0o700  # guests get open files, the front gets nothing: only root needs to look in
 _IMPORT_MODE: Final = 0o644
-_SECTOR: Final = 512
 _PUBLISH_ATTEMPTS: Final = 100
 _MAX_IMAGES_PER_GUEST: Final = 10_000
 
@@ -114,10 +113,10 @@ class DirectoryStorage:
     # --- changing images
 
     def allocate(self, volume: str, size: int) -> None:
-        """Makes an empty image of `size` bytes (rounded up to whole sectors)."""
+        """Makes an empty image of `size` bytes (rounded up to whole blocks)."""
         parsed = self._image(volume)
         with self._making(parsed) as staged:
-            image.create(staged, parsed.format, _whole_sectors(size), self.options.preallocation)
+            image.create(staged, parsed.format, _whole_blocks(size), self.options.preallocation)
 
     def copy_in(
         self,
@@ -151,7 +150,7 @@ class DirectoryStorage:
         path = self._path(parsed)
         self._stat(parsed, path)
         now = read_header(path, parsed.format).virtual_size
-        size = _whole_sectors(size)
+        size = _whole_blocks(size)
         if size < now:
             raise Failure(f"unable to shrink '{self._volid(volume)}' from {now} to {size} bytes: images can only grow")
         try:
@@ -399,10 +398,10 @@ class DirectoryStorage:
             raise files.failure(error, f"unable to make the folder '{target.parent}'") from error
 
 
-def _whole_sectors(size: int) -> int:
+def _whole_blocks(size: int) -> int:
     if size <= 0:
         raise Failure(f"an image cannot have a size of {size} bytes")
-    return (size + _SECTOR - 1) // _SECTOR * _SECTOR
+    return image.whole_blocks(size)
 
 
 def _names(folder: Path) -> list[str]:

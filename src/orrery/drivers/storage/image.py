@@ -21,6 +21,7 @@ from orrery.errors import Failure, NoSpace, NotSupported
 from orrery.system import files, process
 from orrery.system.jail import Jail
 
+_BLOCK: Final = 4096
 _QUICK: Final = 300.0
 _LONG: Final = 7 * 86400.0
 _PERCENT: Final = re.compile(rb"\(\s*([0-9.]+)/100%\)")
@@ -54,6 +55,11 @@ def grow(path: Path, image_format: str, size: int, preallocation: str) -> None:
     _qemu_img(["resize", "-q", "-f", image_format, *options], _patience(preallocation))
 
 
+def whole_blocks(size: int) -> int:
+    """The size rounded up so that QEMU can open the file without the page cache, also on disks of 4 KiB sectors."""
+    return -(-size // _BLOCK) * _BLOCK
+
+
 def convert(
     source: Path,
     source_format: str,
@@ -71,7 +77,7 @@ def convert(
     copy. `rate` limits the bytes per second. Raises NoSpace or Failure.
     """
     size = _require_sound(source, source_format, trusted=trusted)
-    create(target, target_format, size, preallocation)
+    create(target, target_format, whole_blocks(size), preallocation)
     meter = _Meter(size, progress)
     options = ["convert", "-p", "-n", "--target-is-zero", "-f", source_format, "-O", target_format]
     if rate:
