@@ -8,6 +8,7 @@ from pydantic import Field
 from orrery.access.rules import Everyone, Perm
 from orrery.api.call import Call
 from orrery.api.endpoint import endpoint
+from orrery.api.guestrows import resource_row
 from orrery.api.manners import Enum, Format, ListOf, Text
 from orrery.api.parameters import Boolean, Params
 
@@ -96,9 +97,12 @@ def read_pool(call: Call, p: ReadPool) -> dict[str, Any]:
 
 def _read(call: Call, pool: str, kind: str | None) -> dict[str, Any]:
     found = call.services.directory.pools.read(pool, cast("Kind | None", kind))
-    node = call.services.node
+    node, collector = call.services.node, call.services.collector
     for member in found["members"]:
         if member["type"] == "storage":
             # On the wire a storage is one thing per node.
             member |= {"id": f"storage/{node}/{member['storage']}", "node": node}
+        elif (guest := collector.facts.get(member["vmid"])) is not None:
+            # Inventories take a member's name from here, and put it into no group without one.
+            member |= resource_row(guest, collector.sample(guest.vmid), pool)
     return found
