@@ -3,13 +3,17 @@
 
 import argparse
 import importlib
+import logging
 import os
 import platform
 import shutil
 import sys
 import time
 
+import structlog
+
 from bench.figures import show
+from bench.idle import image
 
 MEASUREMENTS = {
     "start": "Time until QEMU runs",
@@ -41,7 +45,10 @@ def main() -> int:
     if os.geteuid() != 0:
         print("bench: needs root: it starts a node, machines and networks of its own", file=sys.stderr)
         return 1
+    if os.environ.get(INSIDE) != "1" and "idle" in (arguments.names or MEASUREMENTS):
+        image()  # here, where there is a network to fetch packages from
     enter_namespaces()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.2f}, Python {platform.python_version()}")
     for name in arguments.names or MEASUREMENTS:
         begun = time.monotonic()

@@ -90,7 +90,8 @@ class Node:
         finally:
             self._process.send_signal(signal.SIGTERM)
             self._process.wait(30)
-            subprocess.run([str(ORRERY), "down", "--root", str(self.root)], check=True, stdout=subprocess.DEVNULL)
+            command = [str(ORRERY), "down", "--timeout", "0", "--root", str(self.root)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
     def _wait_until_served(self) -> None:
         end = time.monotonic() + START_SECONDS
