@@ -10,8 +10,14 @@ LISTEN ?= 127.0.0.1:8006
 NODE ?= orrery
 # Arguments for pytest, as in: make test PYTEST="tests/unit/store -k lease"
 PYTEST ?= tests
+# How many tests run at once.
+WORKERS ?= 2
 
 BIN := .venv/bin
+
+# Tests that need a process without other threads run first, by themselves; there may be none among those chosen.
+run-tests = $(BIN)/pytest -q -m '($(1)) and alone' $(PYTEST) || [ $$? = 5 ]; \
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m '($(1)) and not alone' $(PYTEST)
 
 ##@ Use it
 
@@ -40,11 +46,11 @@ setup-test: ## The same, with what checks and tests need
 
 .PHONY: test
 test: lint types layers rules ## All checks and the tests, without the slow ones (at most 15 minutes)
-	$(BIN)/pytest -m 'not slow' $(PYTEST)
+	@$(call run-tests,not slow)
 
 .PHONY: test-all
 test-all: lint types layers rules ## All checks and all tests
-	$(BIN)/pytest $(PYTEST)
+	@$(call run-tests,slow or not slow)
 
 .PHONY: lint
 lint: setup-test ## Style and the layout of the code (ruff)

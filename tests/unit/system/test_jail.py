@@ -194,6 +194,7 @@ def test_account_takes_the_first_that_exists() -> None:
     assert account("no-such-user-here") == Account("nobody", 65534, 65534)
 
 
+@pytest.mark.alone
 def test_cost_of_a_jail(capsys: pytest.CaptureFixture[str]) -> None:
     """A start in a jail must stay cheap: a guest's start is to add less than 100 ms to QEMU's own."""
 

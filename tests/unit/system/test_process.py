@@ -40,7 +40,7 @@ def sleeper() -> Iterator[ProcessId]:
     process.terminate(started)
 
 
-@pytest.fixture(params=["fork", "launcher"])
+@pytest.fixture(params=[pytest.param("fork", marks=pytest.mark.alone), "launcher"])
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
     """Both ways of starting: from a process with one thread, and from one with two."""
     if request.param == "fork":
