@@ -3,6 +3,7 @@
 
 import threading
 from itertools import count
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -244,14 +245,14 @@ class AgainstAModel(RuleBasedStateMachine):
     """Compares a store with a dictionary and a list."""
 
     kind = ""
-    folder = None
+    folder: Path
 
     @initialize()
     def begin(self):
         folder = self.folder / f"{self.kind}-{next(folders)}"
         self.store = make(self.kind, folder, Clock())
         self.model = {}
-        self.log = []
+        self.log: list[tuple[int, str, bytes | None]] = []
         self.newest = 0
 
     @rule(operations=OPERATIONS, conditions=st.lists(st.tuples(KEYS, st.booleans()), max_size=2))
@@ -267,7 +268,7 @@ class AgainstAModel(RuleBasedStateMachine):
             assert result is None
             return
         revision = self.newest + 1
-        lines = []
+        lines: list[tuple[int, str, bytes | None]] = []
         for operation in operations:
             _, _, created, version = self.model.get(operation.key, (b"", 0, revision, 0))
             if isinstance(operation, Put):

@@ -12,6 +12,7 @@ from orrery.access.bootstrap import initialize
 from orrery.access.directory import open_directory
 from orrery.access.login import Login
 from orrery.access.permissions import Permissions
+from orrery.access.realms.base import Realm
 from orrery.access.realms.local import LocalRealm
 from orrery.access.tickets import Tickets
 from orrery.model.identity import Identity
@@ -63,7 +64,7 @@ def node(key_folder, tmp_path):
     store = Mirror(MemoryStore())
     local = LocalRealm(store, hasher=PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
     pam = FakePam()
-    realms = {"pve": local, "pam": pam}
+    realms: dict[str, Realm] = {"pve": local, "pam": pam}
     initialize(store, ADMIN_PASSWORD, realm=local)
     permissions = Permissions(store, clock=clock)
     tickets = Tickets(tmp_path / "keys", clock=clock)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from orrery.access.realms import pam
 from orrery.access.realms.pam import PamRealm
 from orrery.errors import Failure
 from orrery.model.identity import UserId
@@ -102,7 +101,7 @@ def test_without_libpam_the_error_names_the_package(monkeypatch):
     def missing(name):
         raise OSError("libpam.so.0: cannot open shared object file")
 
-    monkeypatch.setattr(pam.importlib, "import_module", missing)
+    monkeypatch.setattr("orrery.access.realms.pam.importlib.import_module", missing)
     with pytest.raises(Failure, match="libpam0g"):
         PamRealm().authenticate(UserId("root", "pam"), "x")
 

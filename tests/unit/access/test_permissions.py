@@ -233,7 +233,9 @@ def test_effective_permissions(node, anna):
 
 
 def test_capabilities(node, anna):
-    empty = {area: {} for area in ("access", "dc", "mapping", "nodes", "sdn", "storage", "vms")}
+    empty: dict[str, dict[str, int]] = {
+        area: {} for area in ("access", "dc", "mapping", "nodes", "sdn", "storage", "vms")
+    }
     assert node.permissions.capabilities(anna) == empty
     grant(node, "/vms/100", "PVETemplateUser", "anna@pve")
     assert node.permissions.capabilities(anna) == {**empty, "vms": {"VM.Audit": 1, "VM.Clone": 1}}

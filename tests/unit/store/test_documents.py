@@ -17,7 +17,7 @@ def test_documents_come_back_as_they_were(store):
     document = {"b": 1, "a": ["\u00e9", None, True, 1.5]}
     update_document(store, "/d/x", lambda _: document)
     assert read_document(store, "/d/x") == document
-    assert list(read_document(store, "/d/x")) == ["b", "a"]
+    assert list(read_document(store, "/d/x") or ()) == ["b", "a"]
     assert read_document(store, "/d/y") is None
     assert read_documents(store, "/d/") == {"x": document}
 

@@ -3,6 +3,7 @@
 
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ def test_it_begins_with_what_is_there():
 
 
 def test_own_writes_are_visible_at_once_and_heard_once(mirror):
-    heard = []
+    heard: list[Any] = []
     mirror.subscribe(lambda changes: heard.extend(changes))
     mirror.put("/a", b"1")
     assert mirror.get("/a").value == b"1"
@@ -76,7 +77,7 @@ def test_a_log_that_was_cut_makes_it_read_anew():
     store.put("/gone", b"1")
     store.put("/same", b"1")
     mirror = Mirror(store)
-    heard = []
+    heard: list[Any] = []
     mirror.subscribe(lambda changes: heard.extend(changes))
     store.delete("/gone")
     for number in range(50):
@@ -94,7 +95,7 @@ def test_an_older_copy_put_back_is_taken_over():
     older = MemoryStore()
     older.put("/b", b"old")
     mirror.store = older
-    heard = []
+    heard: list[Any] = []
     mirror.subscribe(lambda changes: heard.extend(changes))
     assert mirror.sync() == 1
     assert mirror.range("") == older.range("")
@@ -102,7 +103,7 @@ def test_an_older_copy_put_back_is_taken_over():
 
 
 def test_a_listener_may_write_and_fail(mirror):
-    heard = []
+    heard: list[Any] = []
 
     def writes(changes):
         heard.append([change.key for change in changes])
@@ -146,7 +147,7 @@ def test_it_goes_on_after_the_store_failed(monkeypatch):
 
 def test_readers_and_writers_side_by_side_see_order(mirror):
     mirror.start()
-    seen = []
+    seen: list[Any] = []
     mirror.subscribe(lambda changes: seen.extend(change.revision for change in changes))
 
     def write(name):
