@@ -9,6 +9,7 @@ import pytest
 
 from orrery.demo import image as demo
 from orrery.drivers.qemu.driver import QemuDriver
+from orrery.system import cgroup
 from orrery.system.paths import Paths
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -31,5 +32,6 @@ def qemu(tmp_path: Path) -> Iterator[QemuDriver]:
     paths.create()
     driver = QemuDriver(paths)
     yield driver
-    for vmid in list(driver.running()):
+    for vmid in [*driver.running(), *driver.leftovers()]:
         driver.discard(vmid)
+    cgroup.remove_root(paths.root_hash)

@@ -20,7 +20,7 @@ from orrery.errors import Cancelled, Failure
 from orrery.model.devices import parse_nic
 from orrery.model.disks import parse_disk
 from orrery.model.guest import GuestConfig
-from orrery.system import process
+from orrery.system import cgroup, process
 from orrery.system.paths import Paths
 
 pytestmark = [pytest.mark.root, pytest.mark.guest]
@@ -89,6 +89,7 @@ def guest(
         yield guest
     finally:
         driver.discard(100)
+        cgroup.remove_root(paths.root_hash)
 
 
 # --- where it runs
