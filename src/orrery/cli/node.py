@@ -14,13 +14,13 @@ from orrery.access.tickets import Tickets
 from orrery.api.services import Services
 from orrery.drivers.network.network import Network
 from orrery.drivers.qemu.driver import QemuDriver
-from orrery.drivers.qemu.watcher import ENDED, MachineEvent, MachineWatcher
 from orrery.drivers.storage.registry import StorageRegistry
 from orrery.drivers.storage.usage import StorageUsageCache
 from orrery.errors import OrreryError
 from orrery.front.certificate import fingerprint
 from orrery.front.nginx import Address
-from orrery.metrics.collect import Collector, MachineState
+from orrery.metrics.collect import Collector
+from orrery.metrics.machines import MachineReports
 from orrery.model.identity import ROOT, Identity
 from orrery.operations.boot import first_start_since_boot, start_all
 from orrery.operations.context import NodeContext
@@ -71,11 +71,11 @@ class Node:
         storages = StorageRegistry(mirror, paths, self.name)
         machines = QemuDriver(paths)
         context = NodeContext(paths, self.name, mirror, storages, machines, network)
-        watcher = MachineWatcher(paths, _machine_event)
-        watcher.start()
-        self._exit.callback(watcher.stop)
+        reports = MachineReports(paths, machines)
+        reports.start()
+        self._exit.callback(reports.stop)
         usage = StorageUsageCache(storages)
-        collector = Collector(mirror, machines, network, WatcherProbe(watcher), usage)
+        collector = Collector(mirror, machines, network, reports, usage)
         collector.start()
         self._exit.callback(collector.stop)
         realms = built_in_realms(mirror)
@@ -131,26 +131,3 @@ class Node:
             services = self.services
             arguments = (services.context, services.runner, Identity(ROOT))
             threading.Thread(target=start_all, args=arguments, name="boot", daemon=True).start()
-
-
-class WatcherProbe:
-    """What the watcher of machines knows, as the collector wants it."""
-
-    def __init__(self, watcher: MachineWatcher) -> None:
-        self._watcher = watcher
-
-    def state(self, vmid: int) -> MachineState | None:
-        """The machine's last sample; None before there is one."""
-        found = self._watcher.samples.get(vmid)
-        if found is None:
-            return None
-        used = None
-        if found.guest_total is not None and found.guest_free is not None:
-            used = max(0, found.guest_total - found.guest_free)
-        return MachineState(status=found.state, mem=used, diskread=found.disk_read, diskwrite=found.disk_written)
-
-
-def _machine_event(event: MachineEvent) -> None:
-    """Logs what happens once in a machine's life; a guest could fill the log with the rest."""
-    write = log.info if event.name in (ENDED, "SHUTDOWN", "GUEST_PANICKED") else log.debug
-    write("machine event", vmid=event.vmid, name=event.name, data=dict(event.data))
