@@ -83,9 +83,15 @@ def start(session: Session, vmid: int = VMID, wait: bool = WAIT) -> None:
 
 
 @verb(app)
-def stop(session: Session, vmid: int = VMID, wait: bool = WAIT) -> None:
+def stop(
+    session: Session,
+    vmid: int = VMID,
+    overrule: bool = typer.Option(False, "--overrule-shutdown", help="End shutdowns of it that still wait."),
+    wait: bool = WAIT,
+) -> None:
     """Stop a machine at once, like pulling the plug."""
-    session.follow(session.post(guest(session, vmid) + "/status/stop"), wait=wait)
+    where = guest(session, vmid) + "/status/stop"
+    session.follow(session.post(where, overrule_shutdown=overrule or None), wait=wait)
 
 
 @verb(app)
