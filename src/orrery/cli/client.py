@@ -44,22 +44,31 @@ class Client:
         self.target = target
         self._exit = contextlib.ExitStack()
         if target.server is None:
-            if not target.socket.exists():
+            try:
+                present = target.socket.exists()
+            except PermissionError as error:
+                raise Forbidden(
+                    "only root may speak to the node of this machine without a login; see --server"
+                ) from error
+            if not present:
                 raise Failure(f"no node runs here ('{target.socket}' is missing): start it with `orrery serve`")
             short = self._exit.enter_context(short_path(target.socket))
             transport = httpx2.HTTPTransport(uds=short)
             self._http = httpx2.Client(transport=transport, base_url="http://localhost", timeout=60)
         else:
-            verify = ssl.create_default_context(cafile=str(target.ca_file) if target.ca_file else None)
+            try:
+                verify = ssl.create_default_context(cafile=str(target.ca_file) if target.ca_file else None)
+            except OSError as error:
+                raise Failure(f"cannot use '{target.ca_file}' as a certificate: {error}") from error
             self._http = httpx2.Client(base_url=target.server, verify=verify, timeout=60)
             self._sign_in()
 
     def _sign_in(self) -> None:
         if self.target.token_file is not None:
-            token = self.target.token_file.read_text().strip()
+            token = _secret(self.target.token_file)
             self._http.headers["Authorization"] = f"PVEAPIToken={token}"
         elif self.target.user is not None and self.target.password_file is not None:
-            password = self.target.password_file.read_text().rstrip("\n")
+            password = _secret(self.target.password_file)
             reply = self.call("POST", "/access/ticket", {"username": self.target.user, "password": password})
             self._http.headers["Authorization"] = f"PVEAuthCookie={reply['ticket']}"
             self._http.headers["CSRFPreventionToken"] = reply["CSRFPreventionToken"]
@@ -136,6 +145,14 @@ class Client:
         status = str(state.get("exitstatus", "unexpected status"))
         if status != "OK" and not status.startswith("WARNINGS"):
             raise Failure(status)
+
+
+def _secret(file: Path) -> str:
+    """The first line of a file. Raises `Failure`."""
+    try:
+        return file.read_text().splitlines()[0].strip()
+    except (OSError, UnicodeDecodeError, IndexError) as error:
+        raise Failure(f"cannot read a line from '{file}': {error}") from error
 
 
 def _wire(value: Any) -> Any:
