@@ -23,7 +23,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,15 @@ class Node:
         self.cli("init", "--node-name", self.name, "--admin-password-file", str(password))
         return self
 
-    def serve(self, environment: dict[str, str] | None = None) -> "Node":
-        """`orrery serve`; returns when the node serves. Raises AssertionError with what it said when it ends."""
+    def serve(self, environment: dict[str, str] | None = None, *, within: Sequence[str] = ()) -> "Node":
+        """`orrery serve`; returns when the node serves. Raises AssertionError with what it said when it ends.
+
+        `within` is a program with arguments that becomes `orrery serve`, such as `unshare`.
+        """
         netns.enter()
         if self not in LIVE:
             LIVE.append(self)
-        command = [str(ORRERY), "serve", "--root", str(self.folder), "--listen", f"127.0.0.1:{self.port}"]
+        command = [*within, str(ORRERY), "serve", "--root", str(self.folder), "--listen", f"127.0.0.1:{self.port}"]
         with self.output.open("ab") as output:
             said_before = output.tell()
             self.serving = subprocess.Popen(

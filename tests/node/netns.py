@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """A network namespace for the whole test process, so that nodes, bridges, guests and clients never touch the host's.
 
+It has a mount namespace too: what a test mounts is seen by the programs that it starts, and by nobody else.
+
 `enter()` moves the calling thread (pytest's main thread) once; threads and programs started from then on are in it too.
 What needs the real network, such as building the demonstration image, runs inside `outside()`.
 """
@@ -12,7 +14,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-_CLONE_NEWNET = 0x40000000
+_CLONE_NEWNET, _CLONE_NEWNS = 0x40000000, 0x00020000
+_MS_REC, _MS_PRIVATE = 16384, 1 << 18
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _OWN = "/proc/thread-self/ns/net"
 
@@ -25,8 +28,10 @@ def enter() -> None:
     if "own" in _descriptors:
         return
     _descriptors["host"] = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
-    if _LIBC.unshare(_CLONE_NEWNET):
+    if _LIBC.unshare(_CLONE_NEWNET | _CLONE_NEWNS):
         raise OSError(ctypes.get_errno(), "unshare")
+    if _LIBC.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None):
+        raise OSError(ctypes.get_errno(), "mount")
     _descriptors["own"] = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
