@@ -74,6 +74,10 @@ rules: setup-test ## The rules of the house: lengths, names, licences
 docs: setup ## Write the reference pages, docs/reference, from the code
 	$(BIN)/python packaging/reference.py
 
+.PHONY: changelog
+changelog: setup-test ## Show what the next version's part of the changelog would be, from changes/
+	@$(BIN)/towncrier build --draft
+
 .PHONY: format
 format: setup-test ## Rewrite the code in the common style
 	$(BIN)/ruff check --fix
