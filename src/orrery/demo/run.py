@@ -227,7 +227,7 @@ def describe(places: Places, listen: Address, vmid: int, address: str | None) ->
     say("Try:")
     say(f"  {_ORRERY} vm list --root {root}")
     say(f"  {_ORRERY} vm --help")
-    say(f"  curl -k https://{listen}/api2/json/version")
+    say(f"  curl -k https://{listen}/api2/json/access/domains")
     say(f"  proxmoxer, Ansible, Terraform …: point them at {listen}")
     say()
     say("Ctrl-C stops Orrery, not the guest. `make down` stops both, `make clean` removes everything.")
