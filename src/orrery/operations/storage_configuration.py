@@ -65,7 +65,7 @@ class StorageConfiguration:
 
         def enter(transaction: Transaction) -> dict[str, str]:
             if name == BUILT_IN or transaction.read(PREFIX + name) is not None:
-                raise AlreadyExists(f"storage '{name}' already exists")
+                raise AlreadyExists(f"storage ID '{name}' already defined")
             transaction.write(PREFIX + name, canonical)
             return canonical
 

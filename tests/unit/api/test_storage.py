@@ -131,7 +131,7 @@ def test_life_of_a_storage(admin: Wire, tmp_path: Path) -> None:
     row = admin.get("/storage/tank").data
     assert (row["content"], row["shared"], row["path"]) == ("images,iso", 0, str(folder))
     again = admin.post("/storage", **options)
-    assert (again.status, again.reason) == (500, "storage 'tank' already exists")
+    assert (again.status, again.reason) == (500, "storage ID 'tank' already defined")
     changed = admin.put("/storage/tank", content="iso", disable=1, digest=row["digest"], delete="shared")
     assert changed.data == {"storage": "tank", "type": "dir"}
     row = admin.get("/storage/tank").data
