@@ -77,21 +77,25 @@ class Flag(Manner):
 
 @dataclass(frozen=True)
 class Int(Manner):
-    """A whole number in decimal digits."""
+    """A whole number in decimal digits; with a named `format` of the model, only in the form that this allows."""
 
     kind: ClassVar[str] = "integer"
 
     minimum: int | None = None
     maximum: int | None = None
+    format: str | None = None
 
     def parse(self, value: Any) -> int:
         if isinstance(value, bool | list | dict):
             raise wrong_type("integer", value)
         rule = Scalar(type="integer", minimum=self.minimum, maximum=self.maximum)
-        return int(_checked(rule, plain(value)))
+        number = int(_checked(rule, plain(value)))
+        if self.format is not None:
+            _formatted(self.format, plain(value))
+        return number
 
     def schema(self) -> dict[str, Any]:
-        return super().schema() | _given(minimum=self.minimum, maximum=self.maximum)
+        return super().schema() | _given(minimum=self.minimum, maximum=self.maximum, format=self.format)
 
 
 @dataclass(frozen=True)
@@ -137,12 +141,7 @@ class Text(Manner):
             raise Refused("invalid format - value contains control characters")
         rule = Scalar(pattern=self.pattern, min_length=self.min_length, max_length=self.max_length)
         checked = str(_checked(rule, text))
-        if self.format is None:
-            return checked
-        try:
-            return formats.check_format(self.format, checked)
-        except ValueError as wrong:
-            raise Refused(f"invalid format - {wrong}") from wrong
+        return checked if self.format is None else _formatted(self.format, checked)
 
     def schema(self) -> dict[str, Any]:
         return super().schema() | _given(
@@ -158,6 +157,13 @@ def _checked(rule: Scalar, text: str) -> Value:
         return rule.parse(text)
     except ValueError as wrong:
         raise Refused(str(wrong)) from wrong
+
+
+def _formatted(name: str, text: str) -> str:
+    try:
+        return formats.check_format(name, text)
+    except ValueError as wrong:
+        raise Refused(f"invalid format - {wrong}") from wrong
 
 
 def _given(**facets: Any) -> dict[str, Any]:

@@ -29,7 +29,8 @@ Number = Annotated[float, Real()]
 String = Annotated[str, Text()]
 
 Node = Annotated[str, Format("pve-node", doc="Name of the node.")]
-Vmid = Annotated[int, Int(minimum=100, maximum=999999999, doc="Number of the guest.")]
+# Only in its plain form: permissions are judged on the path as it was sent, and `/vms/0100` is not `/vms/100`.
+Vmid = Annotated[int, Int(minimum=100, maximum=999999999, format="pve-vmid", doc="Number of the guest.")]
 StorageId = Annotated[str, Format("pve-storage-id", doc="Name of the storage.")]
 UserIdText = Annotated[str, Format("pve-userid", max_length=64, doc="User, as name@realm.")]
 Digest = Annotated[str, Text(max_length=64, doc="Refuse when the configuration no longer has this digest.")]

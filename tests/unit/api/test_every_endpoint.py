@@ -12,6 +12,7 @@ from tests.unit.api.wire import Answer, Wire
 
 from orrery.access.rules import Everyone, World
 from orrery.api.endpoint import REGISTRY, Endpoint, load_routes
+from orrery.api.manners import Int
 from orrery.api.openapi import describe
 from orrery.api.services import Services
 
@@ -47,6 +48,14 @@ def call(wire: Wire, endpoint: Endpoint) -> Answer:
     params: dict[str, Any] = {parameter: SAMPLES[parameter] for parameter in beside}
     answer: Answer = getattr(wire, endpoint.verb.lower())(path, **params)
     return answer
+
+
+def test_numbers_in_paths_have_one_spelling() -> None:
+    """Rights are judged on paths as they were sent, before parameters are read."""
+    for endpoint in ALL:
+        for name_ in endpoint.names:
+            manner = endpoint.params.declared()[name_].manner
+            assert not isinstance(manner, Int) or manner.format is not None, (name(endpoint), name_)
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,14 @@ def test_all_faults_are_told_together() -> None:
     }
 
 
+@pytest.mark.parametrize("spelling", ["0100", "+100", "00100"])
+def test_a_guests_number_has_one_spelling(spelling: str) -> None:
+    """Rights are judged on the path as it was sent."""
+    assert faults(Change, node="n1", vmid=spelling) == {
+        "vmid": f"invalid format - value '{spelling}' does not look like a valid VM ID"
+    }
+
+
 def test_python_names_are_not_wire_names() -> None:
     assert faults(Change, **HERE, force_stop="1") == {"force_stop": UNKNOWN}
     assert faults(Change, **HERE, keep_going="1") == {"keep_going": UNKNOWN}
