@@ -9,7 +9,7 @@ from orrery.errors import Forbidden, ParameterError
 from orrery.model.machine import privileges_for, root_only
 from orrery.model.machine_properties import NIC
 from orrery.model.volume import ParsedVolume, VolumeId, parse_volname
-from orrery.operations.drives import Drive, is_drive, parse_drive
+from orrery.operations.drives import Drive, names_volume, parse_drive
 
 
 def check_options(
@@ -31,7 +31,7 @@ def check_options(
             if by_pool and call.allowed(f"/pool/{pool}", *requirement.privileges, any=requirement.any_of):
                 continue
             call.require(path, *requirement.privileges, any=requirement.any_of)
-        if value is not None and is_drive(key):
+        if value is not None and names_volume(key):
             check_drive_rights(call, vmid, parse_drive(key, value))
         if value is not None and key.startswith("net"):
             check_bridge(call, key, value)

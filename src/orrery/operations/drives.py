@@ -25,6 +25,7 @@ from orrery.tasks.operation import TaskHandle
 from orrery.tasks.revert import Log, undo
 
 NO_MEDIUM = ("none", "cdrom")
+UNUSED = "unused"
 KIB = 1 << 10
 GIB = 1 << 30
 _NEW = re.compile(r"([A-Za-z][A-Za-z0-9._-]*):([0-9]+(?:\.[0-9]+)?)")
@@ -55,6 +56,11 @@ class Drive:
 def is_drive(key: str) -> bool:
     """Whether an option is a drive: a disk on a bus, or the firmware's variables."""
     return key not in ("cdrom", "tpmstate0") and is_disk(key)
+
+
+def names_volume(key: str) -> bool:
+    """Whether an option names a volume: a drive, or a disk that is unused."""
+    return is_drive(key) or key.startswith(UNUSED)
 
 
 def drive_schema(key: str) -> PropertyString:
@@ -99,6 +105,8 @@ def drives(options: Mapping[str, str]) -> list[Drive]:
 
 def check_drive(ctx: NodeContext, vmid: int, drive: Drive) -> None:
     """Raises what would keep the drive from being made or used; no side effect."""
+    if drive.key.startswith(UNUSED) and drive.volume is None:
+        raise ParameterError({drive.key: "an unused disk is an image that exists: STORAGE:VOLUME"})
     if drive.storage is not None:
         driver = ctx.storages.get(drive.storage)
         if "images" not in driver.contents:

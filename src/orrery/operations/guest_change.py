@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from orrery.errors import Conflict, OrreryError, ParameterError
 from orrery.operations.context import NodeContext
-from orrery.operations.drives import check_drive, is_drive, make_drive, parse_drive
+from orrery.operations.drives import check_drive, is_drive, make_drive, names_volume, parse_drive
 from orrery.operations.guest_create import with_mac
 from orrery.operations.guest_live import apply_live
 from orrery.operations.guest_lock import check_lock, guest_lock
@@ -51,7 +51,7 @@ class ChangeMachine:
         if self.delete != ("lock",):
             check_lock(config, skip=self.skiplock)
         for key, text in self.set.items():
-            if is_drive(key):
+            if names_volume(key):
                 check_drive(ctx, self.vmid, parse_drive(key, text))
         clash = {key: "cannot be set and deleted in one request" for key in self.delete if key in self.set}
         if clash:

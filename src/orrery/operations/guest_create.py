@@ -15,7 +15,7 @@ from orrery.model.machine import expand_indexed
 from orrery.model.machine_properties import NIC, SMBIOS
 from orrery.model.options import cluster_options
 from orrery.operations.context import NodeContext
-from orrery.operations.drives import check_drive, drives, make_drive
+from orrery.operations.drives import check_drive, drives, make_drive, names_volume, parse_drive
 from orrery.operations.guest_lock import guest_lock
 from orrery.operations.guest_power import StartMachine
 from orrery.store.documents import atomically, read_document
@@ -51,8 +51,9 @@ class CreateMachine:
             raise taken(ctx.store, self.vmid)
         if self.pool is not None and read_document(ctx.store, f"/pools/{self.pool}") is None:
             raise NotFound(f"pool '{self.pool}' does not exist")
-        for drive in drives(self.options):
-            check_drive(ctx, self.vmid, drive)
+        for key, text in self.options.items():
+            if names_volume(key):
+                check_drive(ctx, self.vmid, parse_drive(key, text))
 
     def run(self, ctx: NodeContext, task: TaskHandle) -> None:
         """Makes the machine; a failure leaves neither volume nor number behind."""

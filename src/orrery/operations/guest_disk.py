@@ -11,7 +11,7 @@ from orrery.model.disksize import format_size, parse_resize
 from orrery.model.guest import GuestConfig
 from orrery.model.volume import VolumeId
 from orrery.operations.context import NodeContext
-from orrery.operations.drives import Drive, drive_schema, drop_volume, parse_drive
+from orrery.operations.drives import Drive, drive_schema, drop_volume, owned_volumes, parse_drive
 from orrery.operations.guest_lock import check_lock, guest_lock
 from orrery.operations.guest_pending import keep_volumes, put
 from orrery.store.guests import read_guest
@@ -44,6 +44,8 @@ class DiskVerb:
         drive = parse_drive(self.disk, text)
         if drive.volume is None or drive.is_cdrom:
             raise ParameterError({"disk": f"'{self.disk}' has no disk image"})
+        if str(drive.volume) not in owned_volumes(self.vmid, [text]):
+            raise ParameterError({"disk": f"'{drive.volume}' is no image of guest {self.vmid}"})
         return drive, drive.volume
 
 
