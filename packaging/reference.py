@@ -335,8 +335,6 @@ def privileges_page() -> str:
     for endpoint in load_routes():
         for name in sorted(set(_privileges(endpoint.permission))):
             used[name] = used.get(name, 0) + 1
-    for option in MACHINE_OPTIONS.values():
-        used.setdefault(option.privilege, 0)
     holders = {name: [role for role, held in BUILTIN_ROLES.items() if name in held] for name in PRIVILEGES}
     rows = [(code(name), str(used.get(name, 0) or ""), codes(holders[name])) for name in PRIVILEGES]
     roles = [(code(role), codes(held) or "nothing; cancels every other role") for role, held in BUILTIN_ROLES.items()]
