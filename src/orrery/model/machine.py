@@ -6,7 +6,7 @@ typed views of the devices in `orrery.model.devices`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from orrery.errors import ParameterError
@@ -20,6 +20,7 @@ __all__ = [
     "MACHINE_OPTIONS",
     "Option",
     "Requirement",
+    "boot_without",
     "check_machine",
     "expand_indexed",
     "find_option",
@@ -194,6 +195,17 @@ def check_machine(options: Mapping[str, str]) -> dict[str, str]:
         if missing:
             errors["boot"] = f"invalid bootorder: device '{missing[0]}' does not exist"
     return errors
+
+
+def boot_without(boot: str, gone: Collection[str]) -> str | None:
+    """The option `boot` without devices that the machine loses; None when it then says nothing any more."""
+    values = BOOT.parse(boot)
+    if "order" not in values:
+        return boot
+    order = [device for device in str(values.pop("order")).split(";") if device not in gone]
+    if order:
+        values["order"] = ";".join(order)
+    return BOOT.print(values) if values else None
 
 
 def reply_value(key: str, text: str) -> str | int | float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from orrery.errors import Conflict, OrreryError, ParameterError
+from orrery.model.machine import boot_without
 from orrery.operations.context import NodeContext
 from orrery.operations.drives import check_drive, is_drive, make_drive, names_volume, parse_drive
 from orrery.operations.guest_create import with_mac
@@ -68,6 +69,9 @@ class ChangeMachine:
             else:
                 wanted[key] = with_mac(ctx, key, text)
         config = keep_volumes(self.vmid, stored.record.config, stored.record.config.revert(self.revert))
+        boot = config.apply_pending().options.get("boot")
+        if boot is not None and "boot" not in {*wanted, *self.delete}:
+            wanted["boot"] = boot_without(boot, self.delete) or ""
         deletes = dict.fromkeys(self.delete, self.force)
         config = keep_volumes(self.vmid, config, config.with_pending(wanted, deletes))
         for key in self.delete:

@@ -13,9 +13,9 @@ from orrery.api.machinerights import check_options, check_space
 from orrery.api.manners import Enum, Flag, Format, Int, ListOf, Pattern
 from orrery.api.parameters import Boolean, Digest, GuestParams, StorageId, Vmid
 from orrery.api.routes.qemu import GUEST, checked_options
-from orrery.errors import NotFound, NotSupported, ParameterError
+from orrery.errors import Failure, NotFound, NotSupported, ParameterError
 from orrery.model.guest import GuestConfig
-from orrery.model.machine import check_machine, find_option, reply_value
+from orrery.model.machine import boot_without, check_machine, find_option, reply_value
 from orrery.operations.guest_change import ChangeMachine, change_summary
 from orrery.operations.guest_disk import MoveDisk, ResizeDisk
 from orrery.store.guests import read_guest
@@ -160,8 +160,10 @@ def change(call: Call, p: Any) -> ChangeMachine:
         raise ParameterError(faults)
     check_options(call, p.vmid, None, {**options, **dict.fromkeys(deletes)}, config.current())
     check_options(call, p.vmid, None, dict.fromkeys(p.revert), dict(config.pending))
-    after = {**config.apply_pending().options, **options}
-    if wrong := check_machine({key: text for key, text in after.items() if key not in deletes}):
+    after = {key: text for key, text in {**config.apply_pending().options, **options}.items() if key not in deletes}
+    if "boot" in after and "boot" not in options:
+        after["boot"] = boot_without(after["boot"], deletes) or ""
+    if wrong := check_machine(after):
         raise ParameterError(wrong)
     call.audit(change_summary(options, tuple(deletes)))
     return ChangeMachine(
@@ -172,7 +174,14 @@ def change(call: Call, p: Any) -> ChangeMachine:
 @endpoint("PUT", CONFIG, params=ChangeParams, permission=CHANGE, returns=None, proxy="node")
 def change_config(call: Call, p: Any) -> None:
     """Change options and wait until it is done."""
-    call.start(change(call, p), background_delay=SYNCHRONOUS_SECONDS)
+    finish(call, change(call, p))
+
+
+def finish(call: Call, operation: ChangeMachine) -> None:
+    """Carries out a change and waits for its end. Raises `Failure` naming the task when it takes too long."""
+    upid = call.start(operation, background_delay=SYNCHRONOUS_SECONDS)
+    if upid is not None:
+        raise Failure(f"the change is not done after {SYNCHRONOUS_SECONDS} seconds and goes on; look at task {upid}")
 
 
 @endpoint("POST", CONFIG, params=AsyncChangeParams, permission=CHANGE, returns=str, task=True, proxy="node")
@@ -192,8 +201,8 @@ def unlink(call: Call, p: Unlink) -> None:
         raise ParameterError({"idlist": f"the machine has no '{unknown[0]}'"})
     if others := [key for key in p.idlist if key not in MOVABLE]:
         raise ParameterError({"idlist": f"'{others[0]}' is not a disk"})
-    operation = ChangeMachine(p.vmid, {}, tuple(p.idlist), force=p.force)
-    call.start(operation, background_delay=SYNCHRONOUS_SECONDS)
+    check_options(call, p.vmid, None, dict.fromkeys(p.idlist), config.current())
+    finish(call, ChangeMachine(p.vmid, {}, tuple(p.idlist), force=p.force))
 
 
 @endpoint("PUT", GUEST + "/resize", params=Resize, permission=DISK, returns=str, task=True, proxy="node")
