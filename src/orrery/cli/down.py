@@ -3,6 +3,7 @@
 
 import contextlib
 import signal
+import time
 from pathlib import Path
 
 import typer
@@ -22,7 +23,7 @@ GUEST_SECONDS = 30.0
 
 def command(
     root: Path | None = typer.Option(None, envvar="ORRERY_ROOT", help="Folder of the node."),
-    timeout: float = typer.Option(GUEST_SECONDS, help="Seconds that each guest gets to shut down before it is ended."),
+    timeout: float = typer.Option(GUEST_SECONDS, help="Seconds that the guests get to shut down before they are ended."),
 ) -> None:
     """Stop the node, its guests and its network. What is stored stays.
 
@@ -81,8 +82,9 @@ def end_guests(ctx: NodeContext, timeout: float) -> None:
     for vmid in running:
         with contextlib.suppress(OrreryError):
             ctx.machines.powerdown(vmid)
+    end = time.monotonic() + timeout
     for vmid, found in running.items():
-        if not process.wait(found, timeout):
+        if not process.wait(found, max(0.0, end - time.monotonic())):
             typer.echo(f"VM {vmid} has not shut down and is ended")
             ctx.machines.kill(vmid)
     for vmid in ctx.machines.leftovers():
