@@ -23,7 +23,7 @@ GUEST_SECONDS = 30.0
 
 def command(
     root: Path | None = typer.Option(None, envvar="ORRERY_ROOT", help="Folder of the node."),
-    timeout: float = typer.Option(GUEST_SECONDS, help="Seconds that the guests get to shut down before they are ended."),
+    timeout: float = typer.Option(GUEST_SECONDS, help="Seconds that guests get to shut down before they are ended."),
 ) -> None:
     """Stop the node, its guests and its network. What is stored stays.
 
