@@ -202,6 +202,26 @@ def test_tokens(admin: Wire, anna: Wire) -> None:
     assert robot.get("/access/permissions").status == 401
 
 
+def test_root_is_nobody_elses(admin: Wire, stranger: Wire) -> None:
+    """Who administers users may not lock root out, nor act as root@pam."""
+    token = "/access/users/root@pam/token/robot"
+    assert admin.post(token, privsep=0).status == 403
+    assert admin.put("/access/users/root@pam", enable=0).status == 403
+    root = stranger.local()
+    assert root.post(token, privsep=0).status == 200
+    assert admin.put(token, privsep=0).status == 403
+    assert admin.delete(token).status == 403
+    assert root.delete(token).status == 200
+
+
+def test_local_root_stays_root_when_its_account_is_disabled(admin: Wire, stranger: Wire) -> None:
+    root = stranger.local()
+    assert root.put("/access/users/root@pam", enable=0).status == 200
+    granted = root.put("/access/acl", path="/", roles="Administrator", users="admin@pve")
+    assert granted.status == 200, granted.json
+    assert root.put("/access/users/root@pam", enable=1).status == 200
+
+
 # --- groups, roles, list
 
 

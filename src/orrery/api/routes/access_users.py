@@ -10,6 +10,8 @@ from orrery.api.call import Call
 from orrery.api.endpoint import endpoint
 from orrery.api.manners import Flag, Format, Int, ListOf, Pattern, Text
 from orrery.api.parameters import PATH_PARAMETERS, Boolean, DeleteList, Params, UserIdText
+from orrery.errors import Forbidden
+from orrery.model.identity import ROOT
 
 MODIFY = UseridGroup(("User.Modify",))
 SELF_OR_MODIFY = AnyOf((UseridParam("self"), MODIFY))
@@ -82,6 +84,12 @@ class UpdateToken(TokenParams):
     delete: DeleteList = Field(default=[])
 
 
+def protect_root(call: Call, userid: str) -> None:
+    """Raises `Forbidden` when somebody else would change root@pam, or act as root@pam by a new token."""
+    if userid == str(ROOT) and call.identity.user != ROOT:
+        raise Forbidden("Permission check failed (only root@pam may change root@pam)")
+
+
 @endpoint("GET", "/access/users", params=ListUsers, permission=Everyone(), returns=list[dict[str, Any]])
 def list_users(call: Call, p: ListUsers) -> list[dict[str, Any]]:
     """Users whom the caller may see."""
@@ -114,6 +122,7 @@ def read_user(call: Call, p: UserParams) -> dict[str, Any]:
 @endpoint("PUT", "/access/users/{userid}", params=UpdateUser, permission=UseridGroup(("User.Modify",), "update"))
 def update_user(call: Call, p: UpdateUser) -> None:
     """Change a user."""
+    protect_root(call, p.userid)
     call.services.directory.users.update(p.userid, p.settings(), groups=p.groups, append=p.append)
 
 
@@ -149,6 +158,7 @@ def read_token(call: Call, p: TokenParams) -> dict[str, Any]:
 @endpoint("POST", TOKEN, params=CreateToken, permission=SELF_OR_MODIFY, returns=dict[str, Any])
 def create_token(call: Call, p: CreateToken) -> dict[str, Any]:
     """Make an API token; its value is shown this once."""
+    protect_root(call, p.userid)
     return call.services.directory.tokens.create(
         p.userid, p.tokenid, comment=p.comment, expire=p.expire, privsep=p.privsep
     )
@@ -157,6 +167,7 @@ def create_token(call: Call, p: CreateToken) -> dict[str, Any]:
 @endpoint("PUT", TOKEN, params=UpdateToken, permission=SELF_OR_MODIFY, returns=dict[str, Any])
 def update_token(call: Call, p: UpdateToken) -> dict[str, Any]:
     """Change what is known of an API token."""
+    protect_root(call, p.userid)
     return call.services.directory.tokens.update(
         p.userid, p.tokenid, comment=p.comment, expire=p.expire, privsep=p.privsep, delete=p.delete
     )
@@ -165,4 +176,5 @@ def update_token(call: Call, p: UpdateToken) -> dict[str, Any]:
 @endpoint("DELETE", TOKEN, params=TokenParams, permission=SELF_OR_MODIFY)
 def delete_token(call: Call, p: TokenParams) -> None:
     """Remove an API token; it is refused from now on."""
+    protect_root(call, p.userid)
     call.services.directory.tokens.delete(p.userid, p.tokenid)
