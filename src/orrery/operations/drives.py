@@ -5,14 +5,15 @@
 a drive without medium; everything else names a volume that exists.
 """
 
+import contextlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from orrery.drivers.qemu.devices.firmware import variables_template
 from orrery.drivers.qemu.plan import VolumeFile
-from orrery.drivers.storage.base import VolumeInfo
-from orrery.errors import Failure, NotFound, ParameterError
+from orrery.drivers.storage.base import StorageDriver, VolumeInfo
+from orrery.errors import AlreadyExists, Failure, NotFound, ParameterError
 from orrery.model.disksize import format_size
 from orrery.model.guest import GuestConfig
 from orrery.model.machine import find_option, is_disk
@@ -135,22 +136,40 @@ def _existing(ctx: NodeContext, drive: Drive) -> VolumeInfo:
         raise ParameterError({drive.key: error.message}) from error
 
 
+@contextlib.contextmanager
+def undone_unless_taken(task: TaskHandle, undo: str, /, **arguments: object) -> Iterator[None]:
+    """Journals how to undo what the block makes, and forgets it when the name turns out to be somebody else's."""
+    record = task.before(undo, **arguments)
+    try:
+        yield
+    except AlreadyExists:
+        task.kept(record)
+        raise
+
+
 def make_drive(ctx: NodeContext, task: TaskHandle, vmid: int, drive: Drive) -> str:
     """Makes the volume of a new drive, undone if the task fails; the drive's final option text."""
     if drive.storage is None:
         return _final(drive, str(drive.values["file"]), _known_size(ctx, drive))
     storage = ctx.storages.get(drive.storage)
-    size = drive.size or 0
     name = storage.next_name(vmid, str(drive.values.get("format") or storage.formats[0]))
     volume = f"{drive.storage}:{name}"
-    task.before("guest.drop_volume", vmid=vmid, volume=volume)
+    with undone_unless_taken(task, "guest.drop_volume", vmid=vmid, volume=volume):
+        _fill(ctx, task, drive, storage, name)
+    task.log(f"{drive.key}: made {volume}")
+    return _final(drive, volume, storage.info(name).size)
+
+
+def _fill(ctx: NodeContext, task: TaskHandle, drive: Drive, storage: StorageDriver, name: str) -> None:
+    """Makes the volume `name`: firmware variables, a copy of another volume, or an empty image."""
+    size = drive.size or 0
     if drive.key == "efidisk0":
         kind, enrolled = str(drive.values.get("efitype", "2m")), bool(drive.values.get("pre-enrolled-keys"))
         storage.copy_in(variables_template(kind, pre_enrolled_keys=enrolled), "raw", name)
     elif drive.source is not None:
         source, source_name = ctx.storages.volume(str(drive.source))
         info = source.info(source_name)
-        task.log(f"importing {drive.source} as {volume}")
+        task.log(f"importing {drive.source} as {drive.storage}:{name}")
         storage.copy_in(
             source.path(source_name),
             info.format,
@@ -161,8 +180,6 @@ def make_drive(ctx: NodeContext, task: TaskHandle, vmid: int, drive: Drive) -> s
             storage.resize(name, size)
     else:
         storage.allocate(name, size)
-    task.log(f"{drive.key}: made {volume}")
-    return _final(drive, volume, storage.info(name).size)
 
 
 def _known_size(ctx: NodeContext, drive: Drive) -> int | None:

@@ -11,7 +11,14 @@ from orrery.model.disksize import format_size, parse_resize
 from orrery.model.guest import GuestConfig
 from orrery.model.volume import VolumeId
 from orrery.operations.context import NodeContext
-from orrery.operations.drives import Drive, drive_schema, drop_volume, owned_volumes, parse_drive
+from orrery.operations.drives import (
+    Drive,
+    drive_schema,
+    drop_volume,
+    owned_volumes,
+    parse_drive,
+    undone_unless_taken,
+)
 from orrery.operations.guest_lock import check_lock, guest_lock
 from orrery.operations.guest_pending import keep_volumes, put
 from orrery.store.guests import read_guest
@@ -149,7 +156,6 @@ class MoveDisk(DiskVerb):
         new_name = target.next_name(self.vmid, format_)
         new = f"{self.target}:{new_name}"
         before = stored.record.config.options[self.disk]
-        task.before("guest.settle_move", vmid=self.vmid, disk=self.disk, before=before, volume=new)
         task.log(f"copying {volume} to {new}")
         text = drive_schema(self.disk).print({**drive.values, "file": new})
         config = keep_volumes(self.vmid, stored.record.config, stored.record.config.with_options({self.disk: text}))
@@ -161,15 +167,18 @@ class MoveDisk(DiskVerb):
             task.step("switch")
             put(ctx, stored, config)
 
-        if ctx.machines.find(self.vmid) is not None and not self.disk.startswith("unused"):
-            target.allocate(new_name, info.size)
-            file = VolumeFile(target.path(new_name), format_)
-            speed = (self.limit or 0) * 1024
-            with ctx.machines.jobs(self.vmid, stored.record.config) as jobs:
-                jobs.move_disk(parse_disk(self.disk, before), file, progress, before_switch=switch, speed=speed)
-        else:
-            target.copy_in(storage.path(name), info.format, new_name, progress)
-            switch()
+        rate = None if self.limit is None else self.limit * 1024
+        undo = {"vmid": self.vmid, "disk": self.disk, "before": before, "volume": new}
+        with undone_unless_taken(task, "guest.settle_move", **undo):
+            if ctx.machines.find(self.vmid) is not None and not self.disk.startswith("unused"):
+                target.allocate(new_name, info.size)
+                file = VolumeFile(target.path(new_name), format_)
+                with ctx.machines.jobs(self.vmid, stored.record.config) as jobs:
+                    disk = parse_disk(self.disk, before)
+                    jobs.move_disk(disk, file, progress, before_switch=switch, speed=rate or 0)
+            else:
+                target.copy_in(storage.path(name), info.format, new_name, progress, rate=rate)
+                switch()
         task.commit()
         if self.delete:
             remove_original(ctx, task, self.vmid, str(volume))

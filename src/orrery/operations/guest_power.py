@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
 
+from orrery.drivers.qemu.launching import READY_SECONDS
 from orrery.drivers.qemu.plan import TapFds
 from orrery.errors import Failure, OrreryError, ParameterError
 from orrery.model.devices import parse_agent, parse_nic
@@ -69,7 +70,7 @@ class PowerVerb:
 @operation
 @dataclass(frozen=True)
 class StartMachine(PowerVerb):
-    """Starts the machine; what was pending takes effect first."""
+    """Starts the machine; what was pending takes effect first. `timeout`: seconds for QEMU to answer."""
 
     kind: ClassVar[str] = "qmstart"
 
@@ -111,7 +112,7 @@ class StartMachine(PowerVerb):
             files = {drive.key: volume_file(ctx, drive) for drive in drives(config.options)}
             volumes = {key: file for key, file in files.items() if file is not None}
             plan = ctx.machines.plan(self.vmid, config, volumes, taps)
-            found = ctx.machines.launch(plan, task.log)
+            found = ctx.machines.launch(plan, task.log, self.timeout or READY_SECONDS)
         task.log(f"VM {self.vmid} runs as process {found.pid}")
         run_hook(ctx, task, self.vmid, config, "post-start")
 

@@ -14,7 +14,7 @@ from orrery.drivers.storage.usage import require_room
 from orrery.errors import AlreadyExists, Failure, NotFound, NotSupported
 from orrery.model.volume import ParsedVolume, VolumeId, parse_volname
 from orrery.operations.context import NodeContext
-from orrery.operations.drives import owned_volumes, texts
+from orrery.operations.drives import owned_volumes, texts, undone_unless_taken
 from orrery.store.guests import find_guest
 from orrery.system import files
 from orrery.tasks.operation import TaskHandle
@@ -194,16 +194,12 @@ class CopyVolume:
         target, new = ctx.storages.volume(self.target)
         target.activate()
         info = source.info(name)
-        record = task.before("volume.free", volume=self.target)
-        try:
+        with undone_unless_taken(task, "volume.free", volume=self.target):
             if info.content == "images":
                 target.copy_in(source.path(name), info.format, new, _meter(task), trusted=True)
             else:
                 require_room(target, info.size)
                 _copy_file(source.path(name), target, new, _meter(task))
-        except AlreadyExists:
-            task.kept(record)  # it is somebody else's
-            raise
         task.log(f"copied '{self.source}' to '{self.target}'")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Changing a machine's configuration: who may, what is told of a change that takes long, what becomes of `boot`."""
+"""A machine's state, and changes of its configuration: who may, and what is told of those that take long."""
 
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -47,7 +47,8 @@ def services(services: Services, runner: Starter) -> Services:
     add_guest(services.store, GuestRecord(100, "qemu", NODE, GuestConfig(options=options)))
     context: Any = SimpleNamespace(store=services.store, node=NODE)
     reached: Any = runner
-    return replace(services, runner=reached, context=context)
+    collector: Any = SimpleNamespace(sample=lambda vmid: None)
+    return replace(services, runner=reached, context=context, collector=collector)
 
 
 @pytest.mark.parametrize(
@@ -78,3 +79,17 @@ def test_a_device_that_goes_leaves_the_boot_order_too(runner: Starter, admin: Wi
     assert runner.started == [ChangeMachine(100, {}, ("scsi0",))]
     unknown = admin.put(f"{PATH}/config", delete="scsi0", boot="order=scsi0")
     assert (unknown.status, list(unknown.errors)) == (400, ["boot"])
+
+
+def test_the_state_of_a_machine_is_told_from_one_reading(admin: Wire) -> None:
+    state = admin.get(f"{PATH}/status/current").data
+    assert (state["status"], state["qmpstatus"], state["maxdisk"], state["name"]) == (
+        *("stopped", "stopped"),
+        *(1 << 30, "VM 100"),
+    )
+
+
+def test_what_creating_does_not_heed_is_refused_by_name(runner: Starter, admin: Wire) -> None:
+    refused = admin.post(f"/nodes/{NODE}/qemu", vmid="101", storage="local")
+    assert (refused.status, refused.reason) == (501, "parameter 'storage' is not supported yet")
+    assert runner.started == []

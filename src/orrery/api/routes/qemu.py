@@ -14,6 +14,7 @@ from orrery.api.machinerights import check_options
 from orrery.api.manners import Format, Int, Text
 from orrery.api.parameters import Boolean, GuestParams, NodeParams, StorageId
 from orrery.errors import Forbidden, NotSupported, OrreryError, ParameterError
+from orrery.metrics.facts import facts
 from orrery.model.devices import parse_agent
 from orrery.model.machine import check_machine, unsupported, validate_options
 from orrery.model.options import cluster_options
@@ -49,7 +50,9 @@ class CreateExtras(GuestParams):
     unique: Boolean = Field(default=False, description="Give restored cards new addresses.")
 
 
-CREATE_EXTRAS_LATER = ("archive", "bwlimit", "force", "ha_managed", "import_working_storage", "live_restore", "unique")
+CREATE_EXTRAS_LATER = (
+    *("archive", "bwlimit", "force", "ha_managed", "import_working_storage", "live_restore", "storage", "unique"),
+)
 CreateMachineParams = machine_params("CreateMachineParams", CreateExtras)
 
 
@@ -137,11 +140,10 @@ def destroy_machine(call: Call, p: Destroy) -> Any:
 def read_status(call: Call, p: GuestParams) -> dict[str, Any]:
     """What the machine is doing."""
     services = call.services
-    config = read_guest(services.store, p.vmid, kind="qemu", node=services.node).record.config
-    guest = services.collector.facts.get(p.vmid)
-    assert guest is not None  # noqa: S101 - it was read from the same store a line above
+    stored = read_guest(services.store, p.vmid, kind="qemu", node=services.node)
+    config = stored.record.config
     sample = services.collector.sample(p.vmid)
-    row = list_row(guest, sample) | {"ha": {"managed": 0}}
+    row = list_row(facts(p.vmid, "qemu", services.node, stored.revision, config), sample) | {"ha": {"managed": 0}}
     if sample:
         row["qmpstatus"] = _state(call, p.vmid)
     if "agent" in config.options:

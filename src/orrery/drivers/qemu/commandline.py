@@ -140,7 +140,7 @@ def build(
         *_json("-blockdev", parts.blockdevs),
         *_json("-netdev", parts.netdevs),
         *_json("-device", [*_buses(context), *_once(parts.devices)]),
-        *shlex.split(view.args or ""),
+        *_raw(view.args or ""),
     ]
     return LaunchPlan(
         vmid=vmid,
@@ -154,6 +154,13 @@ def build(
         resources=resources(view),
         run=not view.freeze,
     )
+
+
+def _raw(args: str) -> list[str]:
+    try:
+        return shlex.split(args)
+    except ValueError as error:
+        raise Failure(f"'args' cannot be taken apart: {error}") from error
 
 
 def resources(view: MachineView) -> Resources:

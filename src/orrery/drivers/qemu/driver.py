@@ -16,6 +16,7 @@ from orrery.drivers.qemu import commandline, facts, launching
 from orrery.drivers.qemu.agent import Agent
 from orrery.drivers.qemu.blockjobs import BlockJobs
 from orrery.drivers.qemu.facts import HostFacts
+from orrery.drivers.qemu.launching import READY_SECONDS
 from orrery.drivers.qemu.live import LiveMachine
 from orrery.drivers.qemu.monitor import DEFAULT_TIMEOUT, Event, Monitor, MonitorError
 from orrery.drivers.qemu.plan import LaunchPlan, Resources, TapFds, VolumeFile
@@ -75,8 +76,10 @@ class QemuDriver:
         """
         return commandline.build(vmid, config, self.facts(), volumes, taps)
 
-    def launch(self, plan: LaunchPlan, log: Callable[[str], None]) -> ProcessId:
+    def launch(self, plan: LaunchPlan, log: Callable[[str], None], patience: float = READY_SECONDS) -> ProcessId:
         """Start a machine; returns when it runs. `log` takes notes and warnings for the task's log.
+
+        `patience` is how many seconds QEMU may take for each answer until then.
 
         Raises Failure, with QEMU's own words when it ended at once. What has to be undone then is `discard`.
         """
@@ -84,7 +87,7 @@ class QemuDriver:
             raise Failure(f"VM {plan.vmid} already running")
         if strays(guest_uid(self.paths, plan.vmid)):
             raise Failure(f"an unrecorded process of VM {plan.vmid} still runs; stop the machine first")
-        return launching.launch(self.paths, self._records, plan, log)
+        return launching.launch(self.paths, self._records, plan, log, patience)
 
     # --- finding
 

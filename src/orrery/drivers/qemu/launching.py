@@ -25,7 +25,9 @@ from orrery.system.paths import Paths
 from orrery.system.process import ProcessId
 
 LOG_FILE: Final = "qemu.log"
-_READY_SECONDS: Final = 30.0
+READY_SECONDS: Final = 30.0
+"""How long QEMU may take to greet, and to answer each command until it runs."""
+
 _DEATH_SECONDS: Final = 2.0
 _SAID_BYTES: Final = 4096
 
@@ -37,7 +39,7 @@ _QCOW2_DATA_FILE: Final = 1 << 2
 Log = Callable[[str], None]
 
 
-def launch(paths: Paths, records: Records, plan: LaunchPlan, log: Log) -> ProcessId:
+def launch(paths: Paths, records: Records, plan: LaunchPlan, log: Log, patience: float = READY_SECONDS) -> ProcessId:
     """Start a machine and return once it runs; `log` gets the plan's notes and warnings for the task's log.
 
     Raises Failure with what QEMU said when it ends at once; then nothing is left but the run folder.
@@ -54,7 +56,7 @@ def launch(paths: Paths, records: Records, plan: LaunchPlan, log: Log) -> Proces
         records.write(
             plan.vmid, MachineRecord(machine, plan.machine, plan.version, plan.accelerator, round(time.time(), 3))
         )
-        _begin(folder, plan, machine)
+        _begin(folder, plan, machine, patience)
     except BaseException:
         end(machine, 0)
         raise
@@ -178,10 +180,10 @@ def limit(group: cgroup.Group, wanted: Resources, *, fresh: bool = False) -> Ite
 # --- its first moments
 
 
-def _begin(folder: Path, plan: LaunchPlan, machine: ProcessId) -> None:
+def _begin(folder: Path, plan: LaunchPlan, machine: ProcessId, patience: float) -> None:
     """Wait for QEMU's greeting (it waits in the socket's queue, so nothing is polled), prepare, and let it run."""
     try:
-        with Monitor(folder / "control", plan.vmid, _READY_SECONDS) as monitor:
+        with Monitor(folder / "control", plan.vmid, patience) as monitor:
             for command in plan.commands:
                 monitor.execute(command.name, command.arguments)
             if plan.run:

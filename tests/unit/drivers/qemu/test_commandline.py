@@ -43,6 +43,7 @@ def plan_error(text: str, *, volumes: bool = True) -> str:
         ("vga: serial1", "no such serial port"),
         ("machine: q35\nnet31: rtl8139=BC:24:11:00:00:01,bridge=vmbr0", "no place for 'net31'"),
         ("agent: 1,type=isa\nserial0: socket\nserial1: socket\nserial2: socket\nserial3: socket", "uses all four"),
+        ("args: -device 'x", "'args' cannot be taken apart: No closing quotation"),
         ("machine: pc-q35-9.2", "needs QEMU 9.2 or newer, this node has 7.2.22"),
     ],
 )
