@@ -61,6 +61,14 @@ class Upid:
         node, pid, pstart, starttime, kind, subject, user = match.groups()
         return cls(node, int(pid, 16), int(pstart, 16), int(starttime, 16), kind, subject, user)
 
+    def belongs_to(self, identity: Identity) -> bool:
+        """Whether the task was begun by this identity, or, for a user in person, by one of the user's tokens."""
+        try:
+            owner = Identity.parse(self.user)
+        except ValueError:
+            return False
+        return owner == identity or (identity.token is None and owner.user == identity.user)
+
     def __str__(self) -> str:
         return (
             f"UPID:{self.node}:{self.pid:08X}:{self.pstart:08X}:{self.starttime:08X}:{self.kind}:{self.id}:{self.user}:"

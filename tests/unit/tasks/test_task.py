@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orrery.errors import ParameterError
+from orrery.model.identity import Identity
 from orrery.tasks.task import (
     TaskRecord,
     TaskState,
@@ -122,3 +123,20 @@ def test_replies() -> None:
     assert a_record("a@pve!ci", None).list_reply() == common | user
     assert a_record("a@pve!ci", "OK").list_reply() == common | user | {"endtime": 31, "status": "OK"}
     assert "tokenid" not in a_record("a@pve", "OK").list_reply()
+
+
+@pytest.mark.parametrize(
+    ("user", "identity", "expected"),
+    [
+        ("anna@pve", "anna@pve", True),
+        ("anna@pve!ci", "anna@pve", True),
+        ("anna@pve!ci", "anna@pve!ci", True),
+        ("anna@pve", "anna@pve!ci", False),
+        ("anna@pve!other", "anna@pve!ci", False),
+        ("anna@pve!x@ldap", "anna@pve", False),  # a user of another realm whose name looks like a token
+        ("bert@pve", "anna@pve", False),
+    ],
+)
+def test_whose_task_it_is(user: str, identity: str, expected: bool) -> None:
+    upid = Upid("n1", 1, 1, 1, "qmstart", "100", user)
+    assert upid.belongs_to(Identity.parse(identity)) is expected

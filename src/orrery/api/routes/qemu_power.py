@@ -138,9 +138,8 @@ def overrule(call: Call, vmid: int) -> None:
     """Cancels the caller's running shutdown tasks of the guest (everybody's with Sys.Modify on the node)."""
     everybody = call.allowed(f"/nodes/{call.services.node}", "Sys.Modify")
     for record in call.services.journal.open_tasks():
-        mine = record.upid.user.split("!")[0] == str(call.identity.user)
         if record.running and record.upid.kind == ShutdownMachine.kind and record.upid.id == str(vmid):
-            if not (mine or everybody):
+            if not (everybody or record.upid.belongs_to(call.identity)):
                 raise Forbidden(f"Permission check failed (/nodes/{call.services.node}, Sys.Modify)")
             call.services.runner.cancel(record.upid)
 

@@ -91,8 +91,7 @@ def visible(call: Call, text: str, privilege: str) -> TaskRecord:
     """The task, if it is the caller's own or the caller has the privilege on the node."""
     upid = Upid.parse(text)
     record = call.services.journal.get(upid)
-    mine = str(call.identity)
-    if upid.user != mine and not upid.user.startswith(f"{mine}!"):
+    if not upid.belongs_to(call.identity):
         call.require(f"/nodes/{call.services.node}", privilege)
     return record
 
