@@ -72,10 +72,13 @@ class ResizeDisk(DiskVerb):
         return self.volume(config)[1].storage
 
     def target(self, ctx: NodeContext, volume: VolumeId) -> int:
-        """The new size in bytes, whole blocks. Raises `ParameterError` when the disk would shrink."""
+        """The new size in bytes, whole blocks. Raises `ParameterError` when it is absurd or the disk would shrink."""
         storage, name = ctx.storages.volume(str(volume))
         now = storage.info(name).size
-        relative, amount = parse_resize(self.size)
+        try:
+            relative, amount = parse_resize(self.size)
+        except ValueError as error:
+            raise ParameterError({"size": str(error)[:200]}) from error
         size = now + amount if relative else amount
         size = -(-size // BLOCK) * BLOCK
         if size < now:
