@@ -15,15 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
 from qemu.qmp import EventListener, Message, QMPClient, QMPError
 
 from orrery.drivers.qemu.devices.memory import BALLOON
 from orrery.drivers.qemu.launching import LOG_FILE
 from orrery.drivers.qemu.records import Records
-from orrery.errors import Failure
+from orrery.errors import Failure, OrreryError
 from orrery.system import process, sockets
 from orrery.system.paths import Paths
 from orrery.system.process import ProcessId
+
+log = structlog.get_logger("orrery.qemu")
 
 ENDED: Final = "ENDED"
 """Our own event: the machine's process has ended."""
@@ -127,9 +130,7 @@ class MachineWatcher:
         known: dict[int, ProcessId] = {}
         async with asyncio.TaskGroup() as group:
             while True:
-                running = {
-                    vmid: record.process for vmid, record in (await asyncio.to_thread(self._records.running)).items()
-                }
+                running = await self._running(known)
                 for vmid in [vmid for vmid, machine in known.items() if running.get(vmid) != machine]:
                     del known[vmid]
                     self.samples.pop(vmid, None)
@@ -142,6 +143,15 @@ class MachineWatcher:
                     await asyncio.wait_for(self._look.wait(), self._rescan)
                 self._look.clear()
 
+    async def _running(self, known: dict[int, ProcessId]) -> dict[int, ProcessId]:
+        """The machines that run; those that are known when nobody can tell now."""
+        try:
+            records = await asyncio.to_thread(self._records.running)
+        except (OSError, OrreryError) as error:
+            log.warning("running machines cannot be looked up", reason=str(error))
+            return dict(known)
+        return {vmid: record.process for vmid, record in records.items()}
+
     # --- one machine
 
     async def _watch(self, vmid: int, machine: ProcessId) -> None:
@@ -149,6 +159,9 @@ class MachineWatcher:
             await self._listen(vmid, machine)
         except (QMPError, Failure, OSError, EOFError, TimeoutError):
             # It went away, or does not answer: the next look tells which.
+            await asyncio.to_thread(process.wait, machine, _LAST_BREATH_SECONDS)
+        except Exception:  # whatever one machine answers, the others have to be heard
+            log.exception("a machine cannot be watched", vmid=vmid)
             await asyncio.to_thread(process.wait, machine, _LAST_BREATH_SECONDS)
         finally:
             self._watched.discard(vmid)
