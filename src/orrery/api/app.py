@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The API as an ASGI application: reads bodies within limits, keeps slow work off the event loop, delays refusals.
 
-Handlers that are plain functions run in a bounded pool of threads, logins in a small one of their own, so that a storm
-of logins (each a slow hash) leaves the rest of the API as quick as before.
+Handlers that are plain functions run in a bounded pool of threads. Those that may wait long, and logins, have pools of
+their own, so that machines that do not answer, or a storm of logins (each a slow hash), leave the rest of the API as
+quick as before.
 """
 
 import asyncio
@@ -34,6 +35,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 THREADS = 32
+WAITING_THREADS = 32
 LOGIN_THREADS = 4
 WAITING_REFUSALS = 32
 """So many refusals may be waiting for one address; further requests of it are refused unread meanwhile."""
@@ -57,6 +59,7 @@ class Api:
         self._refusal_seconds = refusal_seconds
         self._waiting: collections.Counter[str] = collections.Counter()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
+        self._waiters = ThreadPoolExecutor(WAITING_THREADS, thread_name_prefix="api-wait")
         self._logins = ThreadPoolExecutor(LOGIN_THREADS, thread_name_prefix="login")
         self._description = orjson.dumps(describe(registry))
 
@@ -79,8 +82,8 @@ class Api:
 
     def close(self) -> None:
         """Lets running handlers end and takes no more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._logins.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._waiters, self._logins):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def _answer(self, request: Request, headers: dict[str, str]) -> Reply | Response:
         verb, path = request.method, request.scope["path"]
@@ -105,9 +108,15 @@ class Api:
 
     async def _run(self, endpoint: Endpoint | None, incoming: Incoming) -> Reply:
         """Has a thread carry out the request; waits for it even when the client goes away."""
-        login = endpoint is not None and isinstance(endpoint.permission, World) and incoming.verb == "POST"
-        pool = self._logins if login else self._pool
-        return await asyncio.get_running_loop().run_in_executor(pool, self.dispatcher.answer, incoming)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads(endpoint, incoming.verb), self.dispatcher.answer, incoming)
+
+    def _threads(self, endpoint: Endpoint | None, verb: str) -> ThreadPoolExecutor:
+        if endpoint is None:
+            return self._pool
+        if isinstance(endpoint.permission, World) and verb == "POST":
+            return self._logins
+        return self._waiters if endpoint.waits else self._pool
 
     async def _stream(self, incoming: Incoming) -> Reply | Response:
         """Carries out a handler that reads or writes a stream, in the event loop."""

@@ -49,6 +49,8 @@ class Endpoint:
     """Whether API tokens may call it."""
     upload: bool = False
     """Whether it takes multipart bodies without limit; its handler reads the stream itself."""
+    waits: bool = False
+    """Whether it may wait long, for a machine, a task, a storage or a web server; such calls have their own threads."""
     description: str = ""
 
     @property
@@ -184,6 +186,7 @@ def endpoint(
     proxy: str | None = None,
     tokens: bool = True,
     upload: bool = False,
+    waits: bool = False,
     description: str = "",
     registry: Registry = REGISTRY,
 ) -> Callable[[H], H]:
@@ -196,7 +199,9 @@ def endpoint(
     def declare(handler: H) -> H:
         text = description or (inspect.getdoc(handler) or "").partition("\n\n")[0].replace("\n", " ")
         model = params or path_params(tuple(s[1:-1] for s in split(path) if s.startswith("{")))
-        registry.add(Endpoint(verb, path, handler, model, permission, returns, task, proxy, tokens, upload, text))
+        registry.add(
+            Endpoint(verb, path, handler, model, permission, returns, task, proxy, tokens, upload, waits, text)
+        )
         return handler
 
     return declare

@@ -136,6 +136,7 @@ def destroy_machine(call: Call, p: Destroy) -> Any:
     permission=Perm("/vms/{vmid}", ("VM.Audit",)),
     returns=dict[str, Any],
     proxy="node",
+    waits=True,
 )
 def read_status(call: Call, p: GuestParams) -> dict[str, Any]:
     """What the machine is doing."""

@@ -108,6 +108,7 @@ def _declare(command: str, verb: str, privileges: tuple[str, ...], text: str) ->
         permission=any_of(*privileges),
         returns=dict[str, Any],
         proxy="node",
+        waits=True,
         description=text,
     )
     def ask(call: Call, p: GuestParams) -> dict[str, Any]:
@@ -118,28 +119,42 @@ for _command, (_verb, _privileges, _text) in COMMANDS.items():
     _declare(_command, _verb, _privileges, _text)
 
 
-@endpoint("POST", AGENT, params=AgentCommand, permission=any_of(), returns=dict[str, Any], proxy="node")
+@endpoint("POST", AGENT, params=AgentCommand, permission=any_of(), returns=dict[str, Any], proxy="node", waits=True)
 def ask_by_name(call: Call, p: AgentCommand) -> dict[str, Any]:
     """Ask the agent by the name of a command."""
     return {"result": agent(call, p.vmid).command(p.command)}
 
 
 @endpoint(
-    "POST", AGENT + "/set-user-password", params=SetPassword, permission=any_of(), returns=dict[str, Any], proxy="node"
+    "POST",
+    AGENT + "/set-user-password",
+    params=SetPassword,
+    permission=any_of(),
+    returns=dict[str, Any],
+    proxy="node",
+    waits=True,
 )
 def set_password(call: Call, p: SetPassword) -> dict[str, Any]:
     """Set somebody's password inside."""
     return {"result": agent(call, p.vmid).set_user_password(p.username, p.password, crypted=p.crypted)}
 
 
-@endpoint("POST", AGENT + "/exec", params=Execute, permission=any_of(), returns=dict[str, Any], proxy="node")
+@endpoint(
+    "POST", AGENT + "/exec", params=Execute, permission=any_of(), returns=dict[str, Any], proxy="node", waits=True
+)
 def execute(call: Call, p: Execute) -> dict[str, Any]:
     """Run a program inside; its number, for exec-status."""
     return agent(call, p.vmid).exec(p.command, p.input_data)
 
 
 @endpoint(
-    "GET", AGENT + "/exec-status", params=ExecuteStatus, permission=any_of(), returns=dict[str, Any], proxy="node"
+    "GET",
+    AGENT + "/exec-status",
+    params=ExecuteStatus,
+    permission=any_of(),
+    returns=dict[str, Any],
+    proxy="node",
+    waits=True,
 )
 def execute_status(call: Call, p: ExecuteStatus) -> dict[str, Any]:
     """Whether a program has ended, and what it printed."""
@@ -153,6 +168,7 @@ def execute_status(call: Call, p: ExecuteStatus) -> dict[str, Any]:
     permission=any_of("VM.GuestAgent.FileRead"),
     returns=dict[str, Any],
     proxy="node",
+    waits=True,
 )
 def read_file(call: Call, p: ReadFile) -> dict[str, Any]:
     """Read a file inside."""
@@ -166,6 +182,7 @@ def read_file(call: Call, p: ReadFile) -> dict[str, Any]:
     permission=any_of("VM.GuestAgent.FileWrite"),
     returns=None,
     proxy="node",
+    waits=True,
 )
 def write_file(call: Call, p: WriteFile) -> None:
     """Write a file inside."""

@@ -171,7 +171,7 @@ def change(call: Call, p: Any) -> ChangeMachine:
     )
 
 
-@endpoint("PUT", CONFIG, params=ChangeParams, permission=CHANGE, returns=None, proxy="node")
+@endpoint("PUT", CONFIG, params=ChangeParams, permission=CHANGE, returns=None, proxy="node", waits=True)
 def change_config(call: Call, p: Any) -> None:
     """Change options and wait until it is done."""
     finish(call, change(call, p))
@@ -184,7 +184,7 @@ def finish(call: Call, operation: ChangeMachine) -> None:
         raise Failure(f"the change is not done after {SYNCHRONOUS_SECONDS} seconds and goes on; look at task {upid}")
 
 
-@endpoint("POST", CONFIG, params=AsyncChangeParams, permission=CHANGE, returns=str, task=True, proxy="node")
+@endpoint("POST", CONFIG, params=AsyncChangeParams, permission=CHANGE, returns=str, task=True, proxy="node", waits=True)
 def change_config_async(call: Call, p: Any) -> Any:
     """Change options as a task."""
     if p.import_working_storage is not None:
@@ -192,7 +192,7 @@ def change_config_async(call: Call, p: Any) -> Any:
     return call.start(change(call, p), background_delay=p.background_delay or 0)
 
 
-@endpoint("PUT", GUEST + "/unlink", params=Unlink, permission=DISK, returns=None, proxy="node")
+@endpoint("PUT", GUEST + "/unlink", params=Unlink, permission=DISK, returns=None, proxy="node", waits=True)
 def unlink(call: Call, p: Unlink) -> None:
     """Detach disks; with force their volumes are removed."""
     config = config_of(call, p.vmid)

@@ -61,7 +61,7 @@ class DeleteVolumeParams(OneVolume):
     ) = None
 
 
-@endpoint("GET", CONTENT, params=ListContent, permission=LOOK, returns=list[dict[str, Any]], proxy="node")
+@endpoint("GET", CONTENT, params=ListContent, permission=LOOK, returns=list[dict[str, Any]], proxy="node", waits=True)
 def list_content(call: Call, p: ListContent) -> list[dict[str, Any]]:
     """Volumes that the caller may see."""
     driver = call.services.context.storages.get(p.storage)
@@ -97,6 +97,7 @@ def _row(info: VolumeInfo, content: str) -> dict[str, Any]:
     permission=Perm("/storage/{storage}", ("Datastore.AllocateSpace",)),
     returns=str,
     proxy="node",
+    waits=True,
 )
 def allocate(call: Call, p: Allocate) -> str:
     """Make an empty disk image for a guest; its volume id."""
@@ -121,7 +122,7 @@ def _new_image(driver: StorageDriver, p: Allocate) -> str:
         raise ParameterError({"filename": str(error)}) from error
 
 
-@endpoint("GET", VOLUME, params=OneVolume, permission=Everyone(), returns=dict[str, Any], proxy="node")
+@endpoint("GET", VOLUME, params=OneVolume, permission=Everyone(), returns=dict[str, Any], proxy="node", waits=True)
 def read_volume(call: Call, p: OneVolume) -> dict[str, Any]:
     """Size, format and path of a volume."""
     driver, volume, _ = _volume(call, p)
@@ -139,7 +140,7 @@ def read_volume(call: Call, p: OneVolume) -> dict[str, Any]:
     return row
 
 
-@endpoint("PUT", VOLUME, params=UpdateVolume, permission=Everyone(), proxy="node")
+@endpoint("PUT", VOLUME, params=UpdateVolume, permission=Everyone(), proxy="node", waits=True)
 def update_volume(call: Call, p: UpdateVolume) -> None:
     """Change the notes or the protection of a backup."""
     driver, volume, parsed = _volume(call, p)
@@ -160,7 +161,7 @@ def _check_protected(call: Call, driver: StorageDriver, volume: VolumeId, parsed
         raise Failure(f"guest {parsed.vmid} has {limit} protected backups on storage '{volume.storage}' already")
 
 
-@endpoint("POST", VOLUME, params=Copy, permission=RootOnly(), returns=str, task=True, proxy="node")
+@endpoint("POST", VOLUME, params=Copy, permission=RootOnly(), returns=str, task=True, proxy="node", waits=True)
 def copy_volume(call: Call, p: Copy) -> Any:
     """Copy a volume."""
     _, volume, _ = _volume(call, p)
@@ -171,7 +172,14 @@ def copy_volume(call: Call, p: Copy) -> Any:
 
 
 @endpoint(
-    "DELETE", VOLUME, params=DeleteVolumeParams, permission=Everyone(), returns=str | None, task=True, proxy="node"
+    "DELETE",
+    VOLUME,
+    params=DeleteVolumeParams,
+    permission=Everyone(),
+    returns=str | None,
+    task=True,
+    proxy="node",
+    waits=True,
 )
 def delete_volume(call: Call, p: DeleteVolumeParams) -> Any:
     """Remove a volume."""

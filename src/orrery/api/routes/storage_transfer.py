@@ -187,6 +187,7 @@ def download(call: Call, p: Download) -> Any:
     permission=NETWORK,
     returns=dict[str, Any],
     proxy="node",
+    waits=True,
 )
 def query_url(call: Call, p: QueryUrl) -> dict[str, Any]:
     """Name, size and type of a file on a web server, as the server tells them."""
