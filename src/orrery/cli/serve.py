@@ -4,6 +4,8 @@
 import asyncio
 import os
 import signal
+import sys
+import threading
 from pathlib import Path
 
 import structlog
@@ -53,6 +55,17 @@ def command(
     finally:
         node.close()
         lock.release()
+    leave()
+
+
+def leave() -> None:
+    """Ends the process although requests still wait: Python would wait for their threads, for an hour if need be."""
+    waiting = [each.name for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]
+    if waiting:
+        log.warning("the node ends while requests still wait", threads=len(waiting))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def node_name(paths: Paths) -> str:
