@@ -19,4 +19,5 @@ leave()
 
 def test_requests_that_wait_do_not_keep_the_node() -> None:
     done = subprocess.run([sys.executable, "-c", WAITING], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout) == (0, "waiting\n")
+    assert done.returncode == 0
+    assert done.stdout.startswith("waiting\n")
