@@ -2,7 +2,8 @@
 """Property strings of a machine's options: disks, network cards, processors, displays and the rest.
 
 Keys, words and limits are those of the compatible API. A key marked `not-yet` is known and checked, and refused where
-its value is not the default; only what is marked `yes` reaches the machine.
+its value is not the default; what is marked `yes` is heeded. That goes for `backup`, `replicate` and `freeze-fs` too:
+what their other value forbids is never done, since there are neither backups nor replication.
 """
 
 from collections.abc import Mapping
@@ -71,7 +72,7 @@ _disk: dict[str, Property] = {
     "replicate": flag(True),
     "rerror": enum("ignore", "report", "stop"),
     "serial": Property(max_length=60, format="urlencoded"),
-    "shared": flag(False),
+    "shared": later(flag(False)),
     "snapshot": later(flag(False)),
     "werror": enum("enospc", "ignore", "report", "stop"),
 }
@@ -121,7 +122,7 @@ NIC = schema(
     {model: Property(alias="macaddr", key_alias="model") for model in NIC_MODELS},
     {
         "bridge": Property(format="pve-bridge-id"),
-        "firewall": flag(False),
+        "firewall": later(flag(False)),
         "link_down": flag(False),
         "macaddr": Property(format="mac-addr"),
         "model": Property(enum=NIC_MODELS, default_key=True, optional=False),

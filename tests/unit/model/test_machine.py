@@ -34,7 +34,7 @@ TYPICAL = {
     "scsi0": "local:32,iothread=on,ssd=1,discard=on,mbps_rd=10.5",
     "virtio0": "local:0,import-from=local:import/x.qcow2",
     "ide2": "local:iso/debian.iso,media=cdrom",
-    "net0": "virtio,bridge=vmbr0,firewall=1",
+    "net0": "virtio,bridge=vmbr0,firewall=0",
     "serial0": "socket",
     "vga": "serial0",
     "rng0": "/dev/urandom",
@@ -154,6 +154,12 @@ def test_looking_up() -> None:
         ("machine", "virt", '"machine" with type=virt is not supported yet'),
         ("cpu", "custom-x", '"cpu" with a custom processor model is not supported yet'),
         ("numa0", "cpus=0-1", '"numa0" is not supported yet'),
+        ("net0", "virtio,bridge=vmbr0,firewall=1", '"net0" with firewall is not supported yet'),
+        ("scsi0", "local:1,shared=1", '"scsi0" with shared is not supported yet'),
+        ("startup", "order=1,down=60", '"startup" with down is not supported yet'),
+        ("autostart", "1", '"autostart" is not supported yet'),
+        ("migrate_downtime", "2", '"migrate_downtime" is not supported yet'),
+        ("migrate_speed", "10", '"migrate_speed" is not supported yet'),
     ],
 )
 def test_what_is_not_supported_yet_is_refused_by_name(key: str, value: str, text: str) -> None:
@@ -162,6 +168,7 @@ def test_what_is_not_supported_yet_is_refused_by_name(key: str, value: str, text
 
 def test_defaults_of_unsupported_options_are_fine() -> None:
     values = {"template": "0", "smp": "1", "arch": "x86_64", "keephugepages": "0", "allow-ksm": "1", "ciupgrade": "1"}
+    values |= {"autostart": "0", "migrate_downtime": "0.1", "migrate_speed": "0", "net0": "virtio,firewall=0"}
     assert unsupported(validate_options(values | {"ide2": "none,media=cdrom", "scsi0": "local:1,snapshot=0"})) == {}
 
 
