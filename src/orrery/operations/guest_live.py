@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What of a change takes effect on a running machine: its devices are plugged, unplugged or told."""
 
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 
 from orrery.drivers.qemu.commandline import resources
 from orrery.drivers.qemu.live import LiveMachine
 from orrery.drivers.qemu.plan import TapFds
+from orrery.errors import OrreryError
 from orrery.model.devices import Nic, machine_devices, parse_nic
 from orrery.model.disks import parse_disk
 from orrery.model.guest import GuestConfig
@@ -54,7 +56,8 @@ def change_disk(
         return
     drive = parse_disk(key, new)
     if change in ("plug", "replace"):
-        live.plug_disk(drive, volume_file(ctx, parse_drive(key, new)))
+        with put_back_on_failure(lambda: change_disk(ctx, live, "plug", key, None, old)):
+            live.plug_disk(drive, volume_file(ctx, parse_drive(key, new)))
     elif change == "media":
         live.change_medium(drive, volume_file(ctx, parse_drive(key, new)))
     elif change == "throttle":
@@ -73,10 +76,22 @@ def change_card(
         return
     card = parse_nic(new, index)
     if change in ("plug", "replace"):
-        plug_card(ctx, live, vmid, card)
+        with put_back_on_failure(lambda: change_card(ctx, live, vmid, "plug", key, None, old)):
+            plug_card(ctx, live, vmid, card)
     else:
         ctx.network.tap_reconnect(vmid, index, card)
         live.set_link(card)
+
+
+@contextmanager
+def put_back_on_failure(plug_old: Callable[[], None]) -> Iterator[None]:
+    """Gives the machine the device back that was taken out to make room for one that it does not take."""
+    try:
+        yield
+    except OrreryError:
+        with suppress(OrreryError):
+            plug_old()
+        raise
 
 
 def plug_card(ctx: NodeContext, live: LiveMachine, vmid: int, card: Nic) -> None:
