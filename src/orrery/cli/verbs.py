@@ -117,25 +117,31 @@ class Session:
             self.console.print(text, markup=False)
 
     def follow(self, upid: str | None, *, wait: bool = True) -> None:
-        """Waits for a task with a progress bar; prints its name instead when not told to wait. Raises `Failure`."""
+        """Waits for a task with a progress bar; prints its name instead when not told to wait. Raises `Failure`.
+
+        Warnings of a task that did its work go to standard error: without them nobody would look into its log.
+        """
         if upid is None:
             return
-        if not wait or self.json:
-            if not wait:
-                self.dump(upid) if self.json else self.say(upid)
-                return
-            self.client.wait(upid)
-            self.dump({"upid": upid, "status": "OK"})
+        if not wait:
+            self.dump(upid) if self.json else self.say(upid)
             return
-        self._watch(upid)
+        status = self._watch(upid)
+        if self.json:
+            self.dump({"upid": upid, "status": status})
+        elif status != "OK":
+            self._print_warnings(upid)
 
-    def _watch(self, upid: str) -> None:
-        """Waits with a bar, on a terminal."""
+    def _watch(self, upid: str) -> str:
+        """Waits, with a bar on a terminal; the status with which the task ended."""
+        hidden = self.json or not self.console.is_terminal
+        last: dict[str, Any] = {}
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+        with Progress(*columns, console=self.console, transient=True, disable=hidden) as bar:
             shown = bar.add_task(upid.split(":")[5], total=None)
 
             def watch(state: dict[str, Any]) -> None:
+                last.update(state)
                 found = state.get("progress")
                 if found:
                     bar.update(shown, description=found["step"] or None, completed=found["done"], total=found["total"])
@@ -144,13 +150,26 @@ class Session:
                 self.client.wait(upid, watch)
             except Failure:
                 bar.stop()
-                self.print_log(upid, last=5)
+                if not self.json:
+                    self.print_log(upid, last=5)
                 raise
+        return str(last["exitstatus"])
+
+    def _print_warnings(self, upid: str) -> None:
+        """Prints what a task warned of, to standard error."""
+        errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        for line in self._log(upid):
+            if line["t"].startswith("WARN: "):
+                errors.print(line["t"], markup=False, style="yellow")
+
+    def _log(self, upid: str, start: int = 0) -> list[dict[str, Any]]:
+        """Lines of a task's log from `start` on."""
+        where = f"/nodes/{upid.split(':')[1]}/tasks/{upid}/log"
+        return list(self.client.call("GET", where, {"start": start, "limit": 0}))
 
     def print_log(self, upid: str, *, last: int | None = None, start: int = 0) -> int:
         """Prints lines of a task's log from `start` on, or the last few; the number of lines that there are."""
-        where = f"/nodes/{upid.split(':')[1]}/tasks/{upid}/log"
-        lines = self.client.call("GET", where, {"start": start, "limit": 0})
+        lines = self._log(upid, start)
         for line in lines if last is None else lines[-last:]:
             if line["n"]:
                 self.console.print(line["t"], markup=False)

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """`orrery vm`: virtual machines."""
 
+import contextlib
 import time
+from typing import Any
 
 import typer
 
 from orrery.cli import completion
 from orrery.cli.client import POLL_SECONDS
 from orrery.cli.verbs import Columns, Session, duration, pairs, percent, size, verb
-from orrery.errors import Failure
+from orrery.errors import Failure, OrreryError
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -173,8 +175,10 @@ def config(
 def pending(session: Session, vmid: int = VMID) -> None:
     """Show what waits for the next start."""
     rows = session.get(guest(session, vmid) + "/pending")
-    changed = rows if session.json else [row for row in rows if "pending" in row or "delete" in row]
-    session.table(changed, {"OPTION": "key", "NOW": "value", "PENDING": "pending", "DELETE": "delete"})
+    session.table(
+        rows if session.json else _pending(rows),
+        {"OPTION": "key", "NOW": "value", "PENDING": "pending", "DELETE": "delete"},
+    )
 
 
 @verb(app, "set")
@@ -190,8 +194,20 @@ def set_(
 
     Example:  orrery vm set 100 memory=4096 cores=4
     """
+    if not (options or delete or revert):
+        raise Failure("nothing to change: give options as KEY=VALUE, --delete OPTION or --revert OPTION")
+    where = guest(session, vmid)
     parameters = {**pairs(options or ()), "delete": delete, "revert": revert, "force": force or None}
-    session.follow(session.client.call("POST", guest(session, vmid) + "/config", parameters))
+    session.follow(session.client.call("POST", where + "/config", parameters))
+    with contextlib.suppress(OrreryError):  # who may change a machine need not be allowed to look at it
+        waiting = [row["key"] for row in _pending(session.get(where + "/pending"))]
+        if waiting:
+            session.say(f"pending until VM {vmid} is started anew: {', '.join(waiting)}")
+
+
+def _pending(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The options that have another value, or none, from the next start on."""
+    return [row for row in rows if "pending" in row or "delete" in row]
 
 
 @verb(app)
