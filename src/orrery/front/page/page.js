@@ -64,15 +64,25 @@ async function showLogin() {
   );
 }
 
+// People who are told to log in as admin@pve type just that: a realm that follows the name counts before the list.
+function account(form) {
+  const typed = form.username.value.trim();
+  const at = typed.lastIndexOf("@");
+  const realm = typed.slice(at + 1);
+  const known = Array.from(form.realm.options, (option) => option.value);
+  return at > 0 && known.includes(realm)
+    ? { username: typed.slice(0, at), realm }
+    : { username: typed, realm: form.realm.value };
+}
+
 async function logIn(event) {
   event.preventDefault();
   const form = event.target;
   say("Logging in …");
   try {
     const found = await api("POST", "/access/ticket", {
-      username: form.username.value,
+      ...account(form),
       password: form.password.value,
-      realm: form.realm.value,
       cookie: "1",
     });
     sessionStorage.setItem(CSRF, found.CSRFPreventionToken);
@@ -81,7 +91,7 @@ async function logIn(event) {
     say("");
     showMachines();
   } catch (error) {
-    say(error.status === 401 ? "User name or password are wrong." : error.message, true);
+    say(error.status === 401 ? "User name or password is wrong." : error.message, true);
     form.password.select();
   }
 }
