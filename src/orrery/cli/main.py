@@ -33,7 +33,7 @@ NOUNS = {
 COMPLETION = "_ORRERY_COMPLETE"
 """Set by the shell's completion function, which then runs this program for the words that may follow."""
 
-EXAMPLES = """Virtual machines and containers on one server or many, as one system.
+EXAMPLES = """Virtual machines on a server of your own.
 
 Examples:
 
