@@ -11,6 +11,9 @@ from orrery.errors import OrreryError
 
 JSON = "application/json;charset=UTF-8"
 SERVER = "pve-api-daemon/3.0"
+ERROR_HEADER = "orrery-error"
+"""Our own: the error's code, since one status stands for many errors on this wire."""
+
 FORWARDING = range(595, 600)
 """Failures to reach the node that owns the thing; they have no body."""
 
@@ -54,7 +57,7 @@ def fail(error: OrreryError, format: str) -> Reply:  # noqa: A002
         envelope["errors"] = error.errors
     if format == "extjs":
         return Reply(200, "OK", encode(envelope | {"success": 0, "status": error.status}))
-    return Reply(error.status, reason, encode(envelope))
+    return Reply(error.status, reason, encode(envelope), headers=((ERROR_HEADER, error.code),))
 
 
 def refuse(status: int, reason: str) -> Reply:

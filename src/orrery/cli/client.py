@@ -14,7 +14,21 @@ from typing import Any
 
 import httpx2
 
-from orrery.errors import Failure, Forbidden, NotSupported, OrreryError, ParameterError, Unauthenticated
+from orrery.errors import (
+    AlreadyExists,
+    Cancelled,
+    Conflict,
+    Corrupt,
+    Failure,
+    Forbidden,
+    Locked,
+    NoSpace,
+    NotFound,
+    NotSupported,
+    OrreryError,
+    ParameterError,
+    Unauthenticated,
+)
 from orrery.system.sockets import short_path
 
 API = "/api2/json"
@@ -23,6 +37,12 @@ POLL_SECONDS = 0.2
 """How often a running task is asked for its progress."""
 
 BY_STATUS: dict[int, type[OrreryError]] = {401: Unauthenticated, 403: Forbidden, 501: NotSupported}
+BY_CODE: dict[str, type[OrreryError]] = {
+    each.code: each for each in (AlreadyExists, Cancelled, Conflict, Corrupt, Locked, NoSpace, NotFound)
+}
+"""What a status of 500 stands for, so that exit codes tell errors apart."""
+
+ERROR_HEADER = "orrery-error"
 
 
 @dataclass(frozen=True)
@@ -122,7 +142,10 @@ class Client:
         return response.json()["data"]
 
     def node(self) -> str:
-        """Name of the node that answers."""
+        """Name of the node that answers. Everybody may list the nodes, not everybody the cluster's status."""
+        nodes = self.call("GET", "/nodes")
+        if len(nodes) == 1:
+            return str(nodes[0]["node"])
         rows = self.call("GET", "/cluster/status")
         return next(str(row["name"]) for row in rows if row.get("type") == "node" and row.get("local"))
 
@@ -171,4 +194,5 @@ def _error(response: httpx2.Response) -> OrreryError:
         errors = {str(name): str(text) for name, text in (body.get("errors") or {}).items()}
     if response.status_code == 400:
         return ParameterError(errors, message)
-    return BY_STATUS.get(response.status_code, Failure)(message)
+    known = BY_STATUS.get(response.status_code) or BY_CODE.get(response.headers.get(ERROR_HEADER, ""), Failure)
+    return known(message)

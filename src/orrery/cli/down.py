@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from orrery.errors import Failure, OrreryError
+from orrery.front.supervise import end_leftover
 from orrery.operations.context import NodeContext, open_context
 from orrery.operations.guest_power import release
 from orrery.system import process
@@ -35,6 +36,7 @@ def command(
         return
     name = str(read_json(paths.node_json)["node"])
     end_daemon(paths)
+    end_leftover(paths)
     end_tasks(paths)
     ctx = open_context(paths, name)
     end_guests(ctx, timeout)

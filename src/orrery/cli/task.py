@@ -58,6 +58,7 @@ def status(session: Session, upid: str = UPID) -> None:
 @verb(app)
 def log(session: Session, upid: str = UPID) -> None:
     """Print a task's log."""
+    where(upid)
     session.print_log(upid)
 
 

@@ -95,7 +95,7 @@ class Front:
 
     async def start(self) -> None:
         """Listens and starts nginx; returns when it runs. Raises `Failure` with the reason when it does not."""
-        self._end_leftover()
+        end_leftover(self.paths)
         self._listener = bind(self.listen)
         try:
             self._certificate()
@@ -136,7 +136,8 @@ class Front:
                 continue
             pause = FIRST_PAUSE if loop.time() - begun > STEADY_SECONDS else min(pause * 2, LONGEST_PAUSE)
             log.error("the front ended and is started again", seconds=pause, reason=self._last_words())
-            self._kill_session()
+            if self._process is not None:
+                kill_session(self._process)
             await asyncio.sleep(pause)
             await self._launch_or_log()
 
@@ -205,7 +206,7 @@ class Front:
         if self._process is None:
             return
         await asyncio.to_thread(process.terminate, self._process)
-        self._kill_session()
+        kill_session(self._process)
         self._process = None
         self.paths.nginx_process.unlink(missing_ok=True)
 
@@ -247,27 +248,26 @@ class Front:
             return lines[-1] if lines else "it said nothing"
         return "it said nothing"
 
-    def _end_leftover(self) -> None:
-        """Ends the front of a core that was killed, its workers too."""
-        if not self.paths.nginx_process.exists():
-            return
-        recorded = read_json(self.paths.nginx_process)
-        self._process = ProcessId(int(recorded["pid"]), int(recorded["start"]))
-        if process.alive(self._process):
-            log.warning("ending the front of a previous run", pid=self._process.pid)
-            process.terminate(self._process)
-        self._kill_session()
-        self._process = None
-        self.paths.nginx_process.unlink(missing_ok=True)
 
-    def _kill_session(self) -> None:
-        """Kills what is left of nginx's session: workers whose master died do not end by themselves.
+def end_leftover(paths: Paths) -> None:
+    """Ends the front of a core that was killed, its workers too."""
+    if not paths.nginx_process.exists():
+        return
+    recorded = read_json(paths.nginx_process)
+    found = ProcessId(int(recorded["pid"]), int(recorded["start"]))
+    if process.alive(found):
+        log.warning("ending the front of a previous run", pid=found.pid)
+        process.terminate(found)
+    kill_session(found)
+    paths.nginx_process.unlink(missing_ok=True)
 
-        The kernel gives the number of a session's leader to nobody else while a member lives, so these are ours.
-        """
-        if self._process is None:
-            return
-        for member in process.session_members(self._process):
-            process.signal(member, signal.SIGKILL)
-            process.wait(member, 2.0)
-        process.reap(self._process)
+
+def kill_session(leader: ProcessId) -> None:
+    """Kills what is left of nginx's session: workers whose master died do not end by themselves.
+
+    The kernel gives the number of a session's leader to nobody else while a member lives, so these are ours.
+    """
+    for member in process.session_members(leader):
+        process.signal(member, signal.SIGKILL)
+        process.wait(member, 2.0)
+    process.reap(leader)
