@@ -17,8 +17,9 @@ from typer.main import get_command
 
 from orrery import errors
 from orrery.access import rules
-from orrery.api.endpoint import Endpoint, load_routes
+from orrery.api.endpoint import Endpoint
 from orrery.api.parameters import Declared
+from orrery.api.routes import load_routes
 from orrery.cli.main import NOUNS, application
 from orrery.cli.verbs import PANEL
 from orrery.model.access import BUILTIN_ROLES, PRIVILEGES

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from orrery.access import rules
-from orrery.api.endpoint import load_routes
+from orrery.api.routes import load_routes
 from orrery.cli.main import NOUNS
 from orrery.model.machine_options import MACHINE_OPTIONS
 from orrery.model.options import CLUSTER_OPTIONS

@@ -1,34 +1,28 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """One request as its handler sees it: who calls, from where, and what may be done on the caller's behalf."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
+from starlette.requests import Request
+
+from orrery.access.identity import Identity
+from orrery.api.endpoint import Endpoint
 from orrery.api.services import Services
 from orrery.errors import Failure, Forbidden
+from orrery.tasks.operation import Operation
 from orrery.tasks.task import status_type
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
-    from orrery.access.identity import Identity
-    from orrery.api.endpoint import Endpoint
-    from orrery.tasks.operation import Operation
 
 
 @dataclass
 class Call:
     """A request that was authenticated, authorized and validated."""
 
-    endpoint: "Endpoint"
-    identity: "Identity"
+    endpoint: Endpoint
+    identity: Identity
     origin: str
     """Address of the client, or `local` for root on this host."""
-    raw: Mapping[str, Any]
-    """The merged parameters as they were sent."""
     services: Services
-    request: "Request | None" = None
+    request: Request | None = None
     notes: list[str] = field(default_factory=list)
 
     def allowed(self, path: str, *privs: str, any: bool = False) -> bool:  # noqa: A002 - the rule's own word
@@ -44,7 +38,7 @@ class Call:
         if not self.identity.is_root:
             raise Forbidden(message)
 
-    def start(self, operation: "Operation", *, background_delay: float = 0) -> str | None:
+    def start(self, operation: Operation, *, background_delay: float = 0) -> str | None:
         """Starts a task, after its check; its UPID.
 
         With `background_delay` it waits up to so many seconds: None when the task ended well meanwhile. Raises what

@@ -137,7 +137,7 @@ class Dispatcher:
         self.services.permissions.check(endpoint.permission, identity, raw)
         if endpoint.proxy is not None and node != self.services.node:
             raise Failure(f"hostname lookup '{node}' failed - no node of this cluster has that name")
-        call = Call(endpoint, identity, incoming.origin, raw, self.services, incoming.request, trail.notes)
+        call = Call(endpoint, identity, incoming.origin, self.services, incoming.request, trail.notes)
         return Admitted(call, endpoint.params.from_wire(raw))
 
     def record(self, incoming: Incoming, trail: Trail, result: str = "OK", *, status: int = 200) -> None:

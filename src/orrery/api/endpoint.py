@@ -10,9 +10,7 @@ the permission tests read the registry. Handlers are plain functions, run in a b
 handler runs in the event loop and is for bodies that stream.
 """
 
-import importlib
 import inspect
-import pkgutil
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -172,7 +170,7 @@ def _check(endpoint: Endpoint) -> None:
 
 
 REGISTRY = Registry()
-"""Every endpoint of the program, once `load_routes` has run."""
+"""Every endpoint of the program, once `orrery.api.routes.load_routes` has run."""
 
 
 def endpoint(
@@ -205,14 +203,3 @@ def endpoint(
         return handler
 
     return declare
-
-
-def load_routes(registry: Registry = REGISTRY) -> Registry:
-    """Imports every module under `orrery.api.routes`, so that all endpoints are declared, then the listings."""
-    from orrery.api import routes
-    from orrery.api.directory import declare_directories
-
-    for module in sorted(m.name for m in pkgutil.walk_packages(routes.__path__, routes.__name__ + ".")):
-        importlib.import_module(module)
-    declare_directories(registry)
-    return registry

@@ -1,22 +1,12 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Rows of guests as lists show them, and which guests a caller may see."""
+"""Rows of guests as lists show them."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
-from orrery.api.call import Call
 from orrery.metrics.collect import GuestSample
 from orrery.metrics.facts import GuestFacts
-
-
-def visible_guests(call: Call, *privileges: str) -> Iterator[GuestFacts]:
-    """Guests on which the caller has one of the privileges."""
-    visible = call.services.permissions.below(call.identity, "/vms", privileges, any=True)
-    for guest in call.services.collector.facts:
-        if visible(guest.vmid):
-            yield guest
 
 
 def status_row(guest: GuestFacts, sample: GuestSample | None) -> dict[str, Any]:

@@ -1,15 +1,24 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""May the caller change these options of a machine? Each has its own privilege; what reaches the host is root's."""
+"""Which guests may the caller see, and which options of a machine change? What reaches the host is root's."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from orrery.api.call import Call
 from orrery.api.volumerights import require_read
 from orrery.errors import Forbidden, ParameterError
+from orrery.metrics.facts import GuestFacts
 from orrery.model.machine import privileges_for, root_only
 from orrery.model.machine_properties import NIC
 from orrery.model.volume import ParsedVolume, VolumeId, parse_volname
 from orrery.operations.drives import Drive, names_volume, parse_drive
+
+
+def visible_guests(call: Call, *privileges: str) -> Iterator[GuestFacts]:
+    """Guests on which the caller has one of the privileges."""
+    visible = call.services.permissions.below(call.identity, "/vms", privileges, any=True)
+    for guest in call.services.collector.facts:
+        if visible(guest.vmid):
+            yield guest
 
 
 def check_options(

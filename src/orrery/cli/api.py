@@ -6,8 +6,8 @@ from typing import Any
 import orjson
 import typer
 
-from orrery.api.endpoint import load_routes
 from orrery.api.openapi import describe
+from orrery.api.routes import load_routes
 from orrery.cli.verbs import Session, pairs, verb
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)

@@ -93,7 +93,8 @@ class Node:
             journal=journal,
             context=context,
             collector=collector,
-            extra={"address": self._listen.host, "port": self._listen.port},
+            address=self._listen.host,
+            fingerprint=lambda: fingerprint(paths.tls_cert),
         )
         runner.open()
         self._exit.callback(runner.close)
@@ -111,10 +112,6 @@ class Node:
     def close(self) -> None:
         """Closes what was opened; guests, tasks and the DHCP service go on."""
         self._exit.close()
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the certificate, as clients pin it."""
-        return fingerprint(self.paths.tls_cert)
 
     def schedule(self) -> Schedule:
         """The node's periodic jobs."""

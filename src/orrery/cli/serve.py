@@ -12,7 +12,7 @@ import structlog
 import typer
 
 from orrery.api.app import Api
-from orrery.api.endpoint import load_routes
+from orrery.api.routes import load_routes
 from orrery.cli.node import Node
 from orrery.errors import Failure, Locked
 from orrery.front.nginx import Address
@@ -96,7 +96,6 @@ async def run(node: Node, front: Front) -> None:
     try:
         await servers.started()
         await front.start()
-        node.services.extra["fingerprint"] = node.fingerprint()
         node.services.runner.zygote.wait_ready()
         node.boot()
         log.info("the node serves", node=node.name, listen=str(front.listen))

@@ -17,7 +17,8 @@ from orrery.access.permissions import Permissions
 from orrery.access.realms.local import LocalRealm
 from orrery.access.tickets import Tickets
 from orrery.api.app import Api
-from orrery.api.endpoint import REGISTRY, Registry, load_routes
+from orrery.api.endpoint import REGISTRY, Registry
+from orrery.api.routes import load_routes
 from orrery.api.services import Services
 from orrery.store.memory import MemoryStore
 from orrery.store.mirror import Mirror

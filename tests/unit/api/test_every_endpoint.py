@@ -11,9 +11,10 @@ from tests.unit.api.conftest import NODE, make_api, make_services
 from tests.unit.api.wire import Answer, Wire
 
 from orrery.access.rules import Everyone, World
-from orrery.api.endpoint import REGISTRY, Endpoint, load_routes
+from orrery.api.endpoint import REGISTRY, Endpoint
 from orrery.api.manners import Int
 from orrery.api.openapi import describe
+from orrery.api.routes import load_routes
 from orrery.api.services import Services
 
 if not REGISTRY.find("GET", "/"):

@@ -9,7 +9,8 @@ from pydantic import Field
 from orrery.access.rules import Everyone, Perm
 from orrery.api.call import Call
 from orrery.api.endpoint import endpoint
-from orrery.api.guestrows import RestingRows, resource_row, visible_guests
+from orrery.api.guestrows import resource_row
+from orrery.api.machinerights import visible_guests
 from orrery.api.manners import Enum, Int
 from orrery.api.parameters import Params, Vmid
 from orrery.api.routes.nodes import node_row
@@ -62,7 +63,7 @@ def list_resources(call: Call, p: Resources) -> list[dict[str, Any]]:
 def _guests(call: Call, pools: dict[str, Any]) -> Iterator[Any]:
     member = {int(vmid): pool for pool, document in pools.items() for vmid in document.get("vms", ())}
     samples = call.services.collector.samples()
-    resting: RestingRows = call.services.extra.setdefault("resting rows", RestingRows())
+    resting = call.services.resting
     resting.keep(len(call.services.collector.facts.all()))
     for guest in visible_guests(call, "VM.Audit"):
         sample, pool = samples.get(guest.vmid), member.get(guest.vmid)
@@ -120,7 +121,7 @@ def read_status(call: Call, p: NoParams) -> list[dict[str, Any]]:
             "id": f"node/{node}",
             "name": node,
             "nodeid": 0,
-            "ip": call.services.extra.get("address", "127.0.0.1"),
+            "ip": call.services.address,
             "online": 1,
             "local": 1,
             "level": "",

@@ -37,7 +37,7 @@ def list_nodes(call: Call, p: NoParams) -> list[dict[str, Any]]:
     """All nodes; numbers only with Sys.Audit on the node."""
     row = node_row(call)
     if "level" in row:
-        row["ssl_fingerprint"] = call.services.extra.get("fingerprint", "")
+        row["ssl_fingerprint"] = call.services.fingerprint()
     return [row]
 
 

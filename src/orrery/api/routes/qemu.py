@@ -8,9 +8,9 @@ from pydantic import Field
 from orrery.access.rules import Everyone, Perm
 from orrery.api.call import Call
 from orrery.api.endpoint import endpoint
-from orrery.api.guestrows import list_row, visible_guests
+from orrery.api.guestrows import list_row
 from orrery.api.machineparams import machine_params
-from orrery.api.machinerights import check_options
+from orrery.api.machinerights import check_options, visible_guests
 from orrery.api.manners import Format, Int, Text
 from orrery.api.parameters import Boolean, GuestParams, NodeParams, StorageId
 from orrery.errors import Forbidden, NotSupported, OrreryError, ParameterError
