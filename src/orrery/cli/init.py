@@ -2,6 +2,7 @@
 """`orrery init`: makes a root in which a node can run."""
 
 import secrets
+import shlex
 import socket
 from pathlib import Path
 
@@ -24,7 +25,9 @@ PASSWORD_MIN = 8
 
 def command(
     admin_password_file: Path = typer.Option(..., help="File whose first line becomes the password of admin@pve."),
-    root: Path | None = typer.Option(None, help="Folder for everything the node owns; the system's places without it."),
+    root: Path | None = typer.Option(
+        None, envvar="ORRERY_ROOT", help="Folder for everything the node owns; the system's places without it."
+    ),
     node_name: str = typer.Option(socket.gethostname().split(".")[0], help="Name of the node."),
 ) -> None:
     """Prepare a folder for a new node; refuses one that holds a node already.
@@ -49,7 +52,8 @@ def command(
     Tickets(paths.keys)
     ensure_certificate(paths.tls_key, paths.tls_cert, node_name, (), (front.uid, front.gid))
     write_json(paths.node_json, {"version": 1, "node": node_name})  # last: its presence says that all of this is done
-    typer.echo(f"node '{node_name}' is ready below '{paths.root or paths.lib}'; start it with `orrery serve`")
+    start = f"orrery serve --root {shlex.quote(str(root))}" if root else "orrery serve"
+    typer.echo(f"node '{node_name}' is ready below '{paths.root or paths.lib}'; start it with `{start}`")
 
 
 def read_password(file: Path) -> str:

@@ -29,7 +29,9 @@ log = structlog.get_logger()
 
 
 def command(
-    root: Path | None = typer.Option(None, help="Folder that `orrery init` prepared; the system's places without it."),
+    root: Path | None = typer.Option(
+        None, envvar="ORRERY_ROOT", help="Folder that `orrery init` prepared; the system's places without it."
+    ),
     listen: str = typer.Option("0.0.0.0:8006", help="Address and port of the API and the page."),
 ) -> None:
     """Run the node in the foreground until Ctrl-C or SIGTERM. Guests go on running.
