@@ -117,7 +117,7 @@ class Real(Manner):
         return super().schema() | _given(minimum=self.minimum, maximum=self.maximum)
 
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ class Text(Manner):
         if isinstance(value, list | dict):
             raise wrong_type("string", value)
         text = plain(value)
-        if _CONTROL.search(text):
+        if CONTROL.search(text):
             raise Refused("invalid format - value contains control characters")
         rule = Scalar(pattern=self.pattern, min_length=self.min_length, max_length=self.max_length)
         checked = str(_checked(rule, text))

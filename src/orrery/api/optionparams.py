@@ -12,11 +12,9 @@ from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import Field, create_model
 
-from orrery.api.manners import Manner, Refused, plain, wrong_type
+from orrery.api.manners import CONTROL, Manner, Refused, plain, wrong_type
 from orrery.api.parameters import Params
 from orrery.model.values import Scalar
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +57,7 @@ class OptionText(Manner):
         if isinstance(value, list | dict) or (isinstance(value, bool) and rule.type in ("integer", "number")):
             raise wrong_type(rule.type, value)
         text = plain(value)
-        if not self.row.raw and _CONTROL.search(text):
+        if not self.row.raw and CONTROL.search(text):
             raise Refused("invalid format - value contains control characters")
         try:
             return self.row.canonical(text)

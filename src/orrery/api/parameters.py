@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 
 from orrery.api.manners import Flag, Format, Int, ListOf, Manner, Pattern, Real, Text
 from orrery.errors import ParameterError
+from orrery.model.values import UNKNOWN
 
 Boolean = Annotated[bool, Flag()]
 Integer = Annotated[int, Int()]
@@ -52,7 +53,6 @@ PATH_PARAMETERS: dict[str, Any] = {
 """Path parameters that mean the same everywhere, for endpoints that take nothing else."""
 
 MISSING = "property is missing and it is not optional"
-UNKNOWN = "property is not defined in schema and the schema does not allow additional properties"
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,10 @@ class Params(BaseModel):
     def sent(self, name: str) -> bool:
         """Whether the client sent the field (by its Python name)."""
         return name in self.model_fields_set
+
+
+class NoParams(Params):
+    """A method without parameters."""
 
 
 class NodeParams(Params):

@@ -14,7 +14,7 @@ from orrery.model.cpu import check_cpu
 from orrery.model.machine_options import CDROM, CLOUDINIT, DISK, MACHINE_OPTIONS, NETWORK, POWER, Option
 from orrery.model.machine_properties import BOOT, CPU, MEMORY, PCI, RNG, USB, VIRTIOFS
 from orrery.model.textformats import split_list
-from orrery.model.values import Value
+from orrery.model.values import UNKNOWN, Value
 
 __all__ = [
     "MACHINE_OPTIONS",
@@ -33,7 +33,6 @@ __all__ = [
     "validate_options",
 ]
 
-UNKNOWN = "property is not defined in schema and the schema does not allow additional properties"
 MAX_CPUS = 255
 
 _NUMBERED = re.compile(r"([a-z]+)(0|[1-9]\d{0,2})", re.ASCII)

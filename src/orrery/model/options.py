@@ -9,9 +9,8 @@ from orrery.errors import ParameterError
 from orrery.model import properties
 from orrery.model.machine_options import KEYBOARDS
 from orrery.model.propertystring import PropertyString
-from orrery.model.values import Scalar, Value
+from orrery.model.values import UNKNOWN, Scalar, Value
 
-UNKNOWN = "property is not defined in schema and the schema does not allow additional properties"
 LANGUAGES = (
     *("ar", "ca", "da", "de", "en", "es", "eu", "fa", "fr", "hr", "he", "it", "ja", "ka", "kr", "nb", "nl", "nn"),
     *("pl", "pt_BR", "ru", "sl", "sv", "tr", "ukr", "zh_CN", "zh_TW"),

@@ -13,7 +13,7 @@ from orrery.errors import ParameterError
 from orrery.model.properties import BWLIMIT, PRUNE_BACKUPS
 from orrery.model.propertystring import PropertyString
 from orrery.model.textformats import split_list
-from orrery.model.values import Scalar, print_value
+from orrery.model.values import UNKNOWN, Scalar, print_value
 
 STORAGE_TYPES = (
     *("btrfs", "cephfs", "cifs", "dir", "esxi", "iscsi", "iscsidirect", "lvm", "lvmthin", "nfs", "pbs", "rbd", "zfs"),
@@ -21,7 +21,6 @@ STORAGE_TYPES = (
 )
 SUPPORTED_TYPES = ("dir",)
 DIR_CONTENT = ("images", "rootdir", "iso", "vztmpl", "backup", "snippets", "import", "none")
-UNKNOWN = "property is not defined in schema and the schema does not allow additional properties"
 _NO, _YES = ("0", "no", "off", "false"), ("1", "yes", "on", "true")
 
 

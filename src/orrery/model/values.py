@@ -13,6 +13,9 @@ from typing import Literal
 from orrery.model.textformats import check_text_format
 
 Value = str | int | float | bool
+
+UNKNOWN = "property is not defined in schema and the schema does not allow additional properties"
+"""What is said of a parameter that nothing has; clients know the text."""
 ScalarType = Literal["string", "integer", "number", "boolean"]
 
 _INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)

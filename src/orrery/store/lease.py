@@ -8,8 +8,9 @@ again from now, so a clock set to the past cannot keep a lease for years.
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
+
+from orrery.system import host
 
 
 class LeaseClock(Protocol):
@@ -32,7 +33,7 @@ class SystemClock:
     """The machine's clock."""
 
     def __init__(self) -> None:
-        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        self._boot = host.boot_id()
 
     def boot(self) -> str:
         return self._boot

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orrery.errors import Cancelled, Failure, ParameterError
-from orrery.system import process
+from orrery.system import host, process
 from orrery.system.sqlite import Database
 from orrery.tasks import revert
 from orrery.tasks.database import JOURNAL
@@ -30,11 +30,6 @@ _OPEN = " WHERE state != 'ended' OR serial IN (SELECT task FROM transition WHERE
 _FOLLOW_SECONDS = 0.2
 
 
-def boot_id() -> str:
-    """Tells this boot from another: process ids and their start ticks begin anew with each."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
 class Journal:
     """The journal of one node. Any thread of any process may use it; connections are made as needed.
 
@@ -46,7 +41,7 @@ class Journal:
         self.logs = TaskLogs(logs)
         self.locks = Locks(self.database, self._task_dead, self._task_gone)
         self.on_transition: Callable[[str], None] = lambda _name: None
-        self._boot = boot_id()
+        self._boot = host.boot_id()  # process ids and their start ticks begin anew with each boot
 
     # --- a task's life, told by its own process
 

@@ -13,7 +13,7 @@ from orrery.api.call import Call
 from orrery.api.credentials import PAGE_COOKIE
 from orrery.api.endpoint import endpoint
 from orrery.api.manners import Format, Int, ListOf, Pattern, Text
-from orrery.api.parameters import Boolean, Params, UserIdText
+from orrery.api.parameters import Boolean, NoParams, Params, UserIdText
 from orrery.api.reply import Result
 from orrery.errors import Forbidden, NotSupported, ParameterError, Unauthenticated
 
@@ -24,10 +24,6 @@ Path = Annotated[str, Text(max_length=64, requires="privs", doc="Only ask whethe
 Privileges = Annotated[
     list[str], ListOf(Format("pve-priv"), max_length=64, requires="path", doc="All that are needed.")
 ]
-
-
-class NoParams(Params):
-    """A method without parameters."""
 
 
 class LogIn(Params):

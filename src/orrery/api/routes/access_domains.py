@@ -9,7 +9,7 @@ from orrery.access.rules import AllOf, Perm, World
 from orrery.api.call import Call
 from orrery.api.endpoint import endpoint
 from orrery.api.manners import Enum, Flag, Format, Int, ListOf, Pattern, Text
-from orrery.api.parameters import DeleteList, Digest, Params
+from orrery.api.parameters import DeleteList, Digest, NoParams, Params
 
 ALLOCATE = Perm("/access/realm", ("Realm.Allocate",))
 
@@ -105,10 +105,6 @@ class SyncRealm(RealmParams):
         Annotated[str, Pattern(r"(?:(?:(?:acl|properties|entry);)*(?:acl|properties|entry))|none")] | None
     ) = None
     scope: Annotated[str, Enum("users", "groups", "both")] | None = None
-
-
-class NoParams(Params):
-    """A method without parameters."""
 
 
 @endpoint("GET", "/access/domains", params=NoParams, permission=World(), returns=list[dict[str, Any]])

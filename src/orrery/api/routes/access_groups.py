@@ -9,7 +9,7 @@ from orrery.access.rules import Everyone, Perm, PermModify
 from orrery.api.call import Call
 from orrery.api.endpoint import endpoint
 from orrery.api.manners import Flag, Format, ListOf, Text
-from orrery.api.parameters import Boolean, Params
+from orrery.api.parameters import Boolean, NoParams, Params
 
 GroupId = Annotated[str, Format("pve-groupid", doc="Name of the group.")]
 RoleId = Annotated[str, Format("pve-roleid", doc="Name of the role.")]
@@ -53,10 +53,6 @@ class ChangeAcl(Params):
     tokens: Annotated[list[str], ListOf(Format("pve-tokenid"), doc="To whom.")] = Field(default=[])
     propagate: Boolean = Field(default=True, description="Whether it holds below the path, too.")
     delete: Boolean = Field(default=False, description="Take away instead of granting.")
-
-
-class NoParams(Params):
-    """A method without parameters."""
 
 
 @endpoint("GET", "/access/groups", params=NoParams, permission=Everyone(), returns=list[dict[str, str]])

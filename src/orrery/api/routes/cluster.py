@@ -12,9 +12,8 @@ from orrery.api.endpoint import endpoint
 from orrery.api.guestrows import resource_row
 from orrery.api.machinerights import visible_guests
 from orrery.api.manners import Enum, Int
-from orrery.api.parameters import Params, Vmid
+from orrery.api.parameters import NoParams, Params, Vmid
 from orrery.api.routes.nodes import node_row
-from orrery.api.routes.version import NoParams
 from orrery.errors import Failure, ParameterError
 from orrery.model.options import cluster_options
 from orrery.store.documents import read_document, read_documents

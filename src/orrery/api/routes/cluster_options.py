@@ -10,8 +10,7 @@ from orrery.api.call import Call
 from orrery.api.endpoint import endpoint
 from orrery.api.manners import Format, ListOf
 from orrery.api.optionparams import OptionRow, option_params
-from orrery.api.parameters import Params
-from orrery.api.routes.version import NoParams
+from orrery.api.parameters import NoParams, Params
 from orrery.model.options import CLUSTER_OPTIONS, canonical_option, cluster_options, validate_options
 from orrery.model.values import Scalar
 from orrery.store.documents import read_document, update_document

@@ -9,8 +9,7 @@ from typing import Any
 from orrery.access.rules import Everyone, Perm
 from orrery.api.call import Call
 from orrery.api.endpoint import endpoint
-from orrery.api.parameters import NodeParams, Params
-from orrery.api.routes.version import NoParams
+from orrery.api.parameters import NodeParams, NoParams, Params
 from orrery.store.guests import read_guests
 
 NOTHING: dict[str, str] = {

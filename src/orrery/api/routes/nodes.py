@@ -9,8 +9,7 @@ from orrery.access.rules import Everyone, Perm
 from orrery.api.call import Call
 from orrery.api.endpoint import endpoint
 from orrery.api.manners import Enum
-from orrery.api.parameters import NodeParams
-from orrery.api.routes.version import NoParams
+from orrery.api.parameters import NodeParams, NoParams
 from orrery.system import host
 
 NODE = "/nodes/{node}"

@@ -12,9 +12,8 @@ from orrery.access.rules import Everyone
 from orrery.api.call import Call
 from orrery.api.endpoint import endpoint
 from orrery.api.manners import Enum, Int, ListOf, Text
-from orrery.api.parameters import Boolean, Integer, NodeParams, Vmid
+from orrery.api.parameters import Boolean, Integer, NodeParams, NoParams, Vmid
 from orrery.api.reply import Result
-from orrery.api.routes.version import NoParams
 from orrery.tasks.history import TaskQuery, find, recent
 from orrery.tasks.progress import read_progress
 from orrery.tasks.task import TaskRecord, Upid

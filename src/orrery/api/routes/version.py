@@ -7,16 +7,12 @@ from orrery import __version__
 from orrery.access.rules import Everyone
 from orrery.api.call import Call
 from orrery.api.endpoint import endpoint
-from orrery.api.parameters import NodeParams, Params
+from orrery.api.parameters import NodeParams, NoParams
 
 API_VERSION = "9.1.3"
 """The surface that we answer like; plain digits, since clients parse it."""
 
 API_RELEASE = "9.1"
-
-
-class NoParams(Params):
-    """A method without parameters."""
 
 
 def version_reply() -> dict[str, Any]:
