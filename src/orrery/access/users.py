@@ -137,9 +137,6 @@ class Users:
             drop_acl(transaction, lambda entry: _belongs(entry, user))
 
         atomically(self._store, delete)
-        realm = self._realms.get(user.realm)
-        if realm is not None:
-            realm.forget(user)
 
     def _hashed(self, user: UserId, password: str) -> dict[str, str]:
         realm = self._realms.get(user.realm)

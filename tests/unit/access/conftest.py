@@ -44,9 +44,6 @@ class FakePam:
     def set_password(self, user, password):
         self.passwords[user.name] = password
 
-    def forget(self, user):
-        pass
-
 
 @pytest.fixture(scope="session")
 def key_folder(tmp_path_factory):

@@ -104,8 +104,3 @@ def test_without_libpam_the_error_names_the_package(monkeypatch):
     monkeypatch.setattr("orrery.access.realms.pam.importlib.import_module", missing)
     with pytest.raises(Failure, match="libpam0g"):
         PamRealm().authenticate(UserId("root", "pam"), "x")
-
-
-def test_a_host_account_is_never_deleted():
-    PamRealm().forget(UserId("root", "pam"))
-    assert "root:" in Path("/etc/passwd").read_text()

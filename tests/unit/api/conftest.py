@@ -44,8 +44,6 @@ class NoPam:
 
     def set_password(self, user: Any, password: str) -> None: ...
 
-    def forget(self, user: Any) -> None: ...
-
 
 @pytest.fixture(scope="session")
 def registry() -> Registry:

@@ -20,10 +20,6 @@ class Realm(Protocol):
         """Sets the password. Raises `NotSupported` when the realm cannot, `Failure` when it refuses."""
         ...
 
-    def forget(self, user: UserId) -> None:
-        """Drops what the realm keeps of a user who was deleted."""
-        ...
-
 
 def acceptable(password: str) -> bool:
     """Whether a password may be checked at all: not empty, not huge, real text, no NUL (it would end it early in C)."""

@@ -70,9 +70,6 @@ class LocalRealm:
         with _slot():
             return {"hash": self._hasher.hash(password)}
 
-    def forget(self, user: UserId) -> None:
-        self._store.delete(shadow_key(user))
-
     @cached_property
     def _nobody(self) -> str:
         """What the passwords of unknown users are compared with, so that they take as long."""

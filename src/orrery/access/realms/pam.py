@@ -58,9 +58,6 @@ class PamRealm:
         except pam.PAMError as error:
             raise Failure(f"the host refused the new password of '{user}': {error.message}") from error
 
-    def forget(self, user: UserId) -> None:
-        """The host's account stays."""
-
 
 def _library() -> Any:
     """libpam, looked up when it is first needed: finding it takes a while, and few nodes need it at start."""
