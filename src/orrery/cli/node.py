@@ -2,6 +2,7 @@
 """A node's parts, wired: opened in the order in which they need each other, closed in reverse."""
 
 import contextlib
+import ipaddress
 import threading
 
 import structlog
@@ -93,11 +94,17 @@ class Node:
             journal=journal,
             context=context,
             collector=collector,
-            address=self._listen.host,
+            address=self._address(network),
             fingerprint=lambda: fingerprint(paths.tls_cert),
         )
         runner.open()
         self._exit.callback(runner.close)
+
+    def _address(self, network: Network) -> str:
+        """What views of the cluster say: where the node listens, and if that is everywhere, an address of the host."""
+        if not ipaddress.ip_address(self._listen.host).is_unspecified:
+            return self._listen.host
+        return network.host_address() or "127.0.0.1"
 
     def _prepare_network(self, network: Network) -> None:
         """A node without its bridge still serves: guests without a card run, and the administrator can look."""

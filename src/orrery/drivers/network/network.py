@@ -246,6 +246,14 @@ class Network:
             row["comments"] = "made by this node, with NAT, DHCP and DNS\n"
         return row
 
+    def host_address(self) -> str | None:
+        """The host's first IPv4 address for the world outside: not loopback's, and not that of our own bridge."""
+        for link in netlink.links().values():
+            for address in link.addresses if link.up and link.alias != self._marker else ():
+                if address.version == 4 and not address.ip.is_loopback and not address.ip.is_link_local:
+                    return str(address.ip)
+        return None
+
     def leases(self) -> list[Lease]:
         """Addresses that our DHCP service gave to guests."""
         return self._dhcp.leases()
