@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import secrets
+import shlex
 import signal
 import socket
 import sys
@@ -211,6 +212,12 @@ def first_address(interfaces: list[dict[str, Any]]) -> str | None:
     return None
 
 
+def make(target: str, root: Path) -> str:
+    """What to type in the checkout for a target of the Makefile that concerns this root."""
+    default = Path("var").absolute()
+    return f"make {target}" if root == default else f"make {target} ROOT={shlex.quote(os.path.relpath(root))}"
+
+
 def describe(places: Places, listen: Address, vmid: int, address: str | None) -> None:
     """What there is, how to get in, what to try."""
     root = places.root
@@ -230,18 +237,21 @@ def describe(places: Places, listen: Address, vmid: int, address: str | None) ->
     say(f"  curl -k https://{listen}/api2/json/access/domains")
     say(f"  proxmoxer, Ansible, Terraform …: point them at {listen}")
     say()
-    say("Ctrl-C stops Orrery, not the guest. `make down` stops both, `make clean` removes everything.")
+    say(f"Ctrl-C stops Orrery, not the guest. `{make('down', root)}` stops both, `{make('clean', root)}` removes all.")
 
 
 def watch(places: Places, process: ProcessId) -> None:
-    """Wait until the node ends (Failure) or somebody wants it to (KeyboardInterrupt)."""
+    """Wait until the node ends as it was told to from outside, or fails (Failure)."""
     while alive(process):
         time.sleep(1)
-    raise collapse(places, f"the node ended with code {reap(process)}")
+    code = reap(process)
+    if code != 0:
+        raise collapse(places, f"the node ended with code {code}")
+    say("\nOrrery was stopped from outside, by `orrery down` for example.")
 
 
 def demonstrate(places: Places, listen: Address, node: str, cache: Path) -> None:
-    """From nothing, or from whatever stands, to a running node with a running guest; returns by exception only."""
+    """From nothing, or from whatever stands, to a running node with a running guest, until the node ends."""
     require_free(listen)
     initialise(places, node)
     with serving(places, listen) as process:
@@ -273,7 +283,8 @@ def main() -> int:
         listen = Address.parse(arguments.listen)
         demonstrate(Places(root, Paths.of(root)), listen, arguments.node_name, arguments.cache.absolute())
     except KeyboardInterrupt:
-        say("\nOrrery has stopped; guests go on running. `make run` takes them up again, `make down` stops them.")
+        say("\nOrrery has stopped; guests go on running.")
+        say(f"`{make('run', root)}` takes them up again, `{make('down', root)}` stops them.")
         return 0
     except (OrreryError, OSError, ValueError) as error:
         print(f"make run: {error}", file=sys.stderr)

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from orrery.demo.run import Demonstration, Places, first_address, require_free
+from orrery.demo.run import Demonstration, Places, first_address, make, require_free, watch
 from orrery.errors import Failure
 from orrery.front.nginx import Address
 from orrery.system.paths import Paths
+from orrery.system.process import spawn
 
 
 class RecordingClient:
@@ -83,3 +84,24 @@ def test_a_taken_port_says_how_to_choose_another() -> None:
         with pytest.raises(Failure, match=rf"cannot listen on 127.0.0.1:{port}.*make run LISTEN=127\.0\.0\.1:"):
             require_free(Address("127.0.0.1", port))
     require_free(Address("127.0.0.1", port))
+
+
+def test_what_to_type_names_the_root_unless_it_is_the_usual_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert make("down", tmp_path / "var") == "make down"
+    assert make("down", tmp_path / "var2") == "make down ROOT=var2"
+    assert make("run", tmp_path / "a b") == "make run ROOT='a b'"
+
+
+def test_a_node_that_was_told_to_end_has_not_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    watch(Places(tmp_path, Paths.of(tmp_path)), spawn(["true"]))
+    assert "stopped from outside" in capsys.readouterr().out
+
+
+def test_a_node_that_fails_shows_its_last_words(tmp_path: Path) -> None:
+    places = Places(tmp_path, Paths.of(tmp_path))
+    places.output.write_text("last words\n")
+    with pytest.raises(Failure, match=r"ended with code 1.*(?s:.)last words"):
+        watch(places, spawn(["false"]))
