@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx2
 
@@ -125,9 +125,17 @@ class Client:
             return Failure(f"{error}; name the node's own certificate (etc/tls/cert.pem there) with --ca-file")
         return Failure(f"the node does not answer: {error}")
 
-    def upload(self, path: str, fields: Mapping[str, str], file: Path, name: str) -> Any:
-        """Sends a file as the wire's upload wants it; its task's UPID."""
-        with file.open("rb") as stream:
+    def upload(
+        self,
+        path: str,
+        fields: Mapping[str, str],
+        file: Path,
+        name: str,
+        watched: Callable[[BinaryIO], BinaryIO] | None = None,
+    ) -> Any:
+        """Sends a file, read through `watched` if given, as the wire's upload wants it; its task's UPID."""
+        with file.open("rb") as opened:
+            stream = watched(opened) if watched else opened
             try:
                 response = self._http.post(
                     API + path,

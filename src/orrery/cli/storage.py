@@ -121,8 +121,7 @@ def upload(
     Example:  orrery storage upload local debian.iso --content iso --checksum sha256:1f0c...
     """
     fields = {"content": kind, **_checksum(checksum)}
-    where = f"{session.node}/storage/{name}/upload"
-    session.follow(session.client.upload(where, fields, file, filename or file.name))
+    session.upload(f"{session.node}/storage/{name}/upload", fields, file, filename or file.name)
 
 
 @verb(app)

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 import typer
@@ -132,12 +132,26 @@ class Session:
         elif status != "OK":
             self._print_warnings(upid)
 
+    def upload(self, where: str, fields: Mapping[str, str], file: Path, name: str) -> None:
+        """Sends a file with a progress bar, then waits for the task that takes it in. Raises `Failure`."""
+        with self._bar() as bar:
+            total = file.stat().st_size
+
+            def watched(stream: BinaryIO) -> BinaryIO:
+                return bar.wrap_file(stream, total=total, description="upload")
+
+            upid = self.client.upload(where, fields, file, name, watched)
+        self.follow(upid)
+
+    def _bar(self) -> Progress:
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        hidden = self.json or not self.console.is_terminal
+        return Progress(*columns, console=self.console, transient=True, disable=hidden)
+
     def _watch(self, upid: str) -> str:
         """Waits, with a bar on a terminal; the status with which the task ended."""
-        hidden = self.json or not self.console.is_terminal
         last: dict[str, Any] = {}
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self.console, transient=True, disable=hidden) as bar:
+        with self._bar() as bar:
             shown = bar.add_task(upid.split(":")[5], total=None)
 
             def watch(state: dict[str, Any]) -> None:

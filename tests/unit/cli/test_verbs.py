@@ -3,7 +3,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 import pytest
@@ -24,6 +24,7 @@ class Canned:
     def __init__(self, status: str, pending: list[dict[str, Any]] | None) -> None:
         self.status = status
         self.pending = pending
+        self.sent = b""
 
     def node(self) -> str:
         return "alpha"
@@ -35,6 +36,11 @@ class Canned:
             if self.pending is None:
                 raise Forbidden("Permission check failed")
             return self.pending
+        return UPID
+
+    def upload(self, path: str, fields: object, file: Path, name: str, watched: Callable[[BinaryIO], BinaryIO]) -> str:
+        with file.open("rb") as stream:
+            self.sent = watched(stream).read()
         return UPID
 
     def wait(self, upid: str, watch: Callable[[dict[str, Any]], None]) -> None:
@@ -86,3 +92,11 @@ def test_a_change_that_is_made_or_may_not_be_seen_tells_nothing(
 def test_a_change_of_nothing_is_a_mistake() -> None:
     with pytest.raises(Failure, match="nothing to change"):
         change(session(pending=[]))
+
+
+def test_an_upload_is_read_through_the_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.iso").write_bytes(b"medium")
+    on = session(json=True)
+    on.upload("/nodes/alpha/storage/local/upload", {"content": "iso"}, tmp_path / "a.iso", "a.iso")
+    assert on.__dict__["client"].sent == b"medium"
+    assert orjson.loads(capsys.readouterr().out)["status"] == "OK"
