@@ -153,9 +153,14 @@ class Chaos:
             client.start()
         self.turns = list(TURNS)
         self.random.shuffle(self.turns)
+
+        def answers() -> int:
+            return sum(client.asked for client in clients)
+
         while self.turns:
-            goal = sum(client.asked for client in clients) + self.random.randint(3, 12)
-            eventually(lambda goal=goal: sum(client.asked for client in clients) >= goal, 60, "answers")
+            goal = answers() + self.random.randint(3, 12)
+            while answers() < goal:
+                time.sleep(0.02)
             self.strike()
         for client in clients:
             client.over.set()
@@ -200,7 +205,7 @@ class Chaos:
         assert node.locks() == []
         assert self.bystander.pid() == self.pid
         assert self.bystander.status()["qmpstatus"] == "running"
-        named = set()
+        named: set[str] = set()
         for row in node.root.get(f"{node.path}/qemu"):
             config = node.root.get(f"{node.path}/qemu/{row['vmid']}/config", current=1)
             pending = node.root.get(f"{node.path}/qemu/{row['vmid']}/pending")
