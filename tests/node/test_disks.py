@@ -248,7 +248,7 @@ def test_destroying_a_machine_removes_all_of_it(node: Node, other: str) -> None:
     guest.set(delete="scsi3")
     assert "unused0" in guest.config(current=1)
     assert len([name for name in node.images() if name.startswith(f"{guest.vmid}/")]) == 2
-    node.root.put("/access/acl", path=f"/vms/{guest.vmid}", users="admin@pve", roles="PVEVMUser")
+    node.root.put("/access/acl", path=f"/vms/{guest.vmid}", users="admin@pve", roles="PVEVMAdmin")
     guest.run("stop")
     assert not [group for group in node.groups() if group.name == f"guest-{guest.vmid}"]
     guest.api.wait(guest.api.delete(guest.path, purge=1))
