@@ -44,13 +44,16 @@ class Door:
         given = {name: parts[name] for name in ("method", "url", "params", "data", "json", "files") if name in parts}
         try:
             prepared = requests.Request(headers={**parts.get("headers", {}), **self.headers}, **given).prepare()
-            body = prepared.body if isinstance(prepared.body, bytes | str | None) else b"".join(prepared.body)
+            body: Any = prepared.body
+            body = body if isinstance(body, bytes | str | None) else b"".join(body)
             url = urlsplit(str(prepared.url))
             target = url.path + (f"?{url.query}" if url.query else "")
             target.encode("ascii")
         except (requests.RequestException, ValueError, TypeError, UnicodeError):
             return None
-        return self.exchange(str(prepared.method), target, body, {**prepared.headers})
+        return self.exchange(
+            str(prepared.method), target, body, {name: str(value) for name, value in prepared.headers.items()}
+        )
 
     def exchange(self, verb: str, target: str, body: bytes | str | None, headers: dict[str, str]) -> Answer | None:
         """One request and its answer; None when the connection was closed upon a body that nobody wants to read."""

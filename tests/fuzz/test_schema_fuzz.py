@@ -22,10 +22,11 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
-from tests.fuzz.closed_node import ClosedNode
+from tests.fuzz.closed_node import serve_closed
 from tests.fuzz.doors import Answer, Door, RootDoor, TokenDoor
 from tests.fuzz.grammar import NODE, aimed, deepened, learn_formats
 from tests.node.client import Api, ApiError
+from tests.node.harness import Node
 
 STATUSES = frozenset((200, 301, 308, 400, 401, 403, 413, 414, 500, 501, 506, 595, 596))
 LOGIN = ("/access/ticket", "/access/vncticket")
@@ -37,7 +38,7 @@ UNEXPECTED = re.compile(r"internal error|Traceback|Exception\b|object has no att
 class Grounds:
     """The node with the things that requests are about, which are put back when they are gone."""
 
-    def __init__(self, node: ClosedNode) -> None:
+    def __init__(self, node: Node) -> None:
         self.node = node
         self.token = ""
         self.refusals = 0
@@ -99,10 +100,8 @@ MACHINE = {"memory": 32, "scsi0": "local:0.01", "net0": "virtio,bridge=vmbr0", "
 
 @pytest.fixture(scope="module")
 def grounds(own_network: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grounds]:
-    with ClosedNode(tmp_path_factory.mktemp("fuzz") / "node", name=NODE, port=8206) as node:
-        node.init()
-        node.serve()
-        made = Grounds(node)
+    with Node(tmp_path_factory.mktemp("fuzz") / "node", name=NODE, port=8206) as node:
+        made = Grounds(serve_closed(node.init()))
         made.restore()
         yield made
 
@@ -111,7 +110,7 @@ def operations(description: dict[str, Any]) -> list[Any]:
     """Every method, those that destroy last."""
     learn_formats()
     schema = schemathesis.openapi.from_dict(deepened(description))
-    found = [result.ok() for result in schema.get_all_operations()]
+    found: list[Any] = [result.ok() for result in schema.get_all_operations()]  # type: ignore[union-attr]
     order = {"post": 0, "put": 1, "get": 2, "delete": 3}
     return sorted(found, key=lambda operation: (order[operation.method.lower()], operation.path))
 
