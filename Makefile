@@ -70,6 +70,10 @@ rules: setup-test ## The rules of the house: lengths, names, licences
 	$(BIN)/python packaging/house_rules.py
 	$(BIN)/python packaging/licences.py
 
+.PHONY: bench
+bench: setup ## Measure a node on this machine (BENCH="lists memory" measures some); see bench/README.md
+	@$(BIN)/python -m bench $(BENCH)
+
 .PHONY: docs
 docs: setup ## Write the reference pages, docs/reference, from the code
 	$(BIN)/python packaging/reference.py
