@@ -11,7 +11,6 @@ from pydantic import Field
 from orrery.api.manners import Array, Enum, Flag, Format, Int, ListOf, Pattern, Real, Refused, Text
 from orrery.api.parameters import (
     MISSING,
-    UNKNOWN,
     Boolean,
     DeleteList,
     GuestParams,
@@ -22,6 +21,7 @@ from orrery.api.parameters import (
     path_params,
 )
 from orrery.errors import ParameterError
+from orrery.model.values import UNKNOWN
 
 
 class Change(GuestParams):
