@@ -11,6 +11,7 @@ import base64
 import binascii
 import contextlib
 import json
+import math
 import secrets
 import socket
 import time
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
+
+import orjson
 
 from orrery.drivers.qemu.plan import AGENT_SOCKET
 from orrery.errors import Failure, Locked, ParameterError
@@ -35,8 +38,10 @@ _QUEUE_SECONDS: Final = 10.0
 _FREEZE_SECONDS: Final = 3600.0  # a guest may have much to write out first
 _TRIM_SECONDS: Final = 600.0
 _SILENT_SECONDS: Final = 1.0  # how long a refusal of a command that never answers may take
+_FILE_SECONDS: Final = 60.0  # for a whole file: a guest that never comes to its end must not hold a thread for ever
 _CHUNK: Final = 1 << 20
-_ANSWER_MAX: Final = 64 << 20
+_ANSWER_MAX: Final = 4 << 20
+_OUTPUT_MAX: Final = 64 << 20  # what a program printed, which the agent keeps whole: twice 16 MiB, in base64
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,9 @@ class Agent:
                 {"command": f"value '{name}' does not have a value in the enumeration '{', '.join(COMMANDS)}'"}
             )
         with self._conversation(known.timeout) as line:
-            return line.execute(known.name, known.arguments, known.timeout, answers=known.answers)
+            found = line.execute(known.name, known.arguments, known.timeout, answers=known.answers)
+            orjson.dumps(found)  # what cannot be passed on, such as lists in lists without end, is no answer
+            return found
 
     def ping(self, timeout: float = _SYNC_SECONDS) -> bool:
         """Whether the agent answers within `timeout` seconds."""
@@ -126,17 +133,17 @@ class Agent:
     def exec_status(self, pid: int) -> dict[str, Any]:
         """How a program started by `exec` does: `exited`, `exitcode` or `signal`, `out-data`, `err-data` as text."""
         with self._conversation() as line:
-            found = line.execute("guest-exec-status", {"pid": pid})
-        answer = {key: int(value) if isinstance(value, bool) else value for key, value in found.items()}
-        for key in ("out-data", "err-data"):
-            if key in answer:
-                answer[key] = base64.b64decode(str(answer[key])).decode("utf-8", "replace")
-        return answer
+            found = line.execute("guest-exec-status", {"pid": pid}, limit=_OUTPUT_MAX)
+            answer = {key: int(value) if isinstance(value, bool) else value for key, value in found.items()}
+            for key in ("out-data", "err-data"):
+                if key in answer:
+                    answer[key] = base64.b64decode(str(answer[key])).decode("utf-8", "replace")
+            return answer
 
     def file_read(self, file: str, *, count: int = READ_MAX, offset: int = 0, decode: bool = True) -> dict[str, Any]:
         """Contents of a file in the guest, at most `READ_MAX` bytes: `content` (text, or base64), `truncated`."""
         content, more = bytearray(), False
-        with self._conversation() as line, line.opened(file, "rb") as handle:
+        with self._conversation(whole=_FILE_SECONDS) as line, line.opened(file, "rb") as handle:
             if offset:
                 line.execute("guest-file-seek", {"handle": handle, "offset": offset, "whence": "set"})
             while True:
@@ -145,9 +152,12 @@ class Agent:
                     more = not self._at_end(line, handle)
                     break
                 answer = line.execute("guest-file-read", {"handle": handle, "count": wanted})
-                content += base64.b64decode(answer["buf-b64"])
+                piece = base64.b64decode(answer["buf-b64"])
+                content += piece
                 if answer["eof"]:
                     break
+                if not 0 < len(piece) <= wanted:
+                    raise ValueError("another part of the file than was asked for")
         text = content.decode("utf-8", "replace") if decode else _encode(bytes(content))
         return {"content": text, **({"truncated": 1} if more else {})}
 
@@ -162,10 +172,14 @@ class Agent:
             data = content.encode() if encode else base64.b64decode(content, validate=True)
         except (binascii.Error, ValueError):
             raise ParameterError({"content": "value is not base64, though encode is 0"}) from None
-        with self._conversation() as line, line.opened(file, "wb") as handle:
+        with self._conversation(whole=_FILE_SECONDS) as line, line.opened(file, "wb") as handle:
             while data:
-                written = line.execute("guest-file-write", {"handle": handle, "buf-b64": _encode(data[:_CHUNK])})
-                data = data[int(written["count"]) :]
+                chunk = data[:_CHUNK]
+                answer = line.execute("guest-file-write", {"handle": handle, "buf-b64": _encode(chunk)})
+                written = int(answer["count"])
+                if not 0 < written <= len(chunk):
+                    raise ValueError("more or less was written than sent")
+                data = data[written:]
             line.execute("guest-file-flush", {"handle": handle})
 
     def set_user_password(self, username: str, password: str, *, crypted: bool = False) -> Any:
@@ -177,8 +191,13 @@ class Agent:
     # --- the line
 
     @contextlib.contextmanager
-    def _conversation(self, timeout: float = _COMMAND_SECONDS, sync: float = _SYNC_SECONDS) -> Iterator["_Line"]:
-        """A clean line that nobody else uses. Raises AgentError."""
+    def _conversation(
+        self, timeout: float = _COMMAND_SECONDS, sync: float = _SYNC_SECONDS, *, whole: float | None = None
+    ) -> Iterator["_Line"]:
+        """A clean line that nobody else uses, for `whole` seconds at most. Raises AgentError.
+
+        What answers belongs to the guest and may say anything: whatever its answers are not, is the agent's error.
+        """
         path = self._folder / AGENT_SOCKET
         if not path.exists():
             raise AgentError(f"VM {self.vmid} is not running" if not self._folder.exists() else _NOT_CONFIGURED)
@@ -191,7 +210,10 @@ class Agent:
                 with connection:
                     line = _Line(connection, self.vmid)
                     line.synchronize(sync)
+                    line.until(whole)
                     yield line
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+            raise AgentError(f"Agent error: VM {self.vmid} sent an answer that makes no sense") from error
         except Locked as error:
             raise AgentError(f"VM {self.vmid} qga command failed - got timeout; the agent is busy") from error
 
@@ -207,6 +229,11 @@ class _Line:
         self._socket = connection
         self._vmid = vmid
         self._buffer = bytearray()
+        self._end = math.inf
+
+    def until(self, seconds: float | None) -> None:
+        """Let the conversation last so long at most, from now on."""
+        self._end = math.inf if seconds is None else time.monotonic() + seconds
 
     def synchronize(self, timeout: float) -> None:
         """Skip whatever older conversations left. Raises AgentError when the agent does not answer."""
@@ -215,9 +242,9 @@ class _Line:
         try:
             self._send("guest-sync-delimited", {"id": number}, prefix=_SENTINEL)
             while True:
-                text = self._receive(end)
+                text = self._receive(end, _CHUNK, skip=True)
                 with contextlib.suppress(ValueError):
-                    if json.loads(text.rpartition(_SENTINEL)[2]).get("return") == number:
+                    if orjson.loads(text.rpartition(_SENTINEL)[2]) == {"return": number}:
                         return
         except (TimeoutError, OSError, EOFError) as error:
             raise AgentError(_NOT_RUNNING) from error
@@ -229,11 +256,13 @@ class _Line:
         timeout: float = _COMMAND_SECONDS,
         *,
         answers: bool = True,
+        limit: int = _ANSWER_MAX,
     ) -> Any:
-        """Run a command of the agent. Raises AgentError."""
+        """Run a command of the agent, whose answer has at most `limit` bytes. Raises AgentError."""
+        end = time.monotonic() + (timeout if answers else _SILENT_SECONDS)
         try:
             self._send(command, arguments)
-            answer = json.loads(self._receive(time.monotonic() + (timeout if answers else _SILENT_SECONDS)))
+            answer = orjson.loads(self._receive(min(end, self._end), limit))
         except TimeoutError as error:
             if not answers:
                 return {}
@@ -246,7 +275,7 @@ class _Line:
             raise AgentError(f"Agent error: '{command}' got an answer that is not JSON") from error
         if "error" in answer:
             raise AgentError(f"Agent error: {answer['error'].get('desc', 'unknown')}")
-        return answer.get("return")
+        return answer["return"]
 
     @contextlib.contextmanager
     def opened(self, file: str, mode: str) -> Iterator[int]:
@@ -263,13 +292,19 @@ class _Line:
             message["arguments"] = dict(arguments)
         self._socket.sendall(prefix + json.dumps(message).encode() + b"\n")
 
-    def _receive(self, end: float) -> bytes:
-        """The next line. Raises TimeoutError after `end` (monotonic), EOFError when the machine is gone."""
+    def _receive(self, end: float, limit: int = _ANSWER_MAX, *, skip: bool = False) -> bytes:
+        """The next line; with `skip` only the end of one that is too long, otherwise that raises ValueError.
+
+        Raises TimeoutError after `end` (monotonic), EOFError when the machine is gone.
+        """
         start = 0
         while (position := self._buffer.find(b"\n", start)) < 0:
             start = len(self._buffer)
-            if start > _ANSWER_MAX:
-                raise EOFError("the agent sent an endless line")
+            if start > limit:
+                if not skip:
+                    raise ValueError("the agent sent an endless line")
+                self._buffer.clear()
+                start = 0
             left = end - time.monotonic()
             if left <= 0:
                 raise TimeoutError

@@ -7,10 +7,12 @@ import json
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from orrery.drivers.qemu import agent as module
@@ -29,6 +31,10 @@ class FakeAgent:
         self.delay = 0.0
         self.file = b""
         self.written = b""
+        self.stuck: Any = None
+        """What is answered to reads and writes, if anything is."""
+        self.lie: Any = None
+        """What is answered to everything, if anything is."""
         self.busy = 0
         self.most_busy = 0
         self._offset = 0
@@ -64,12 +70,18 @@ class FakeAgent:
                     continue
                 self.received.append((command, arguments))
                 time.sleep(self.delay)
-                answer = self.answer(command, arguments)
+                if isinstance(self.lie, bytes):
+                    client.sendall(self.lie)
+                    client.sendall(b"\n")
+                    continue
+                answer = self.answer(command, arguments) if self.lie is None else self.lie
                 if answer is not None:
                     client.sendall(json.dumps(answer).encode() + b"\n")
         self.busy -= 1
 
     def answer(self, command: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        if self.stuck is not None and command in ("guest-file-read", "guest-file-write"):
+            return dict(self.stuck)
         match command:
             case "guest-exec":
                 return {"return": {"pid": 42}}
@@ -211,6 +223,85 @@ def test_conversations_do_not_overlap(agent: Agent, fake: FakeAgent, tmp_path: P
         other.join()
     assert len(fake.received) == 4
     assert fake.most_busy == 1
+
+
+# --- guests that mean harm
+
+LIES: list[Any] = [
+    5,
+    [],
+    "text",
+    {},
+    {"error": "text"},
+    {"error": [1]},
+    {"return": None},
+    {"return": 7},
+    {"return": [[]]},
+    {"return": {"pid": "many", "out-data": "&", "buf-b64": "&", "eof": 1, "count": 1}},
+    {"return": {"pid": {}, "exited": {}, "out-data": 5, "buf-b64": 5, "count": -1}},
+    b"not JSON",
+    b'{"return": {"pid": 1e999}}',
+    b"[" * 100_000,
+    b'{"return": ' + b"[" * 700 + b"]" * 700 + b"}",
+    b'{"return": {"pid": ' + b"9" * 5000 + b"}}",
+    b'{"return": {"a": "\\ud800"}}',
+]
+
+
+@pytest.mark.parametrize("lie", LIES, ids=lambda lie: str(lie)[:30])
+def test_senseless_answers_are_told_as_the_agents_fault(agent: Agent, fake: FakeAgent, lie: Any) -> None:
+    fake.lie = lie
+    for ask in (
+        lambda: agent.command("get-fsinfo"),
+        lambda: agent.exec(["true"]),
+        lambda: agent.exec_status(1),
+        lambda: agent.file_read("/x"),
+        lambda: agent.file_write("/x", "text"),
+    ):
+        try:
+            orjson.dumps(ask())
+        except Failure:
+            continue
+
+
+def test_files_without_end_or_progress(agent: Agent, fake: FakeAgent) -> None:
+    for stuck in (
+        {"return": {"count": 0, "buf-b64": "", "eof": False}},
+        {"return": {"count": 3 << 20, "buf-b64": base64.b64encode(bytes(3 << 20)).decode(), "eof": False}},
+    ):
+        fake.stuck = stuck
+        with pytest.raises(AgentError):
+            agent.file_read("/x")
+    for count in (0, -1, 1 << 40):
+        fake.stuck = {"return": {"count": count, "eof": False}}
+        with pytest.raises(AgentError):
+            agent.file_write("/x", "text")
+
+
+def test_a_slow_file_ends_all_the_same(agent: Agent, fake: FakeAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FILE_SECONDS", 0.3)
+    fake.file, fake.delay = bytes(12 << 20), 0.1
+    begun = time.monotonic()
+    with pytest.raises(AgentError, match="got timeout"):
+        agent.file_read("/x")
+    assert time.monotonic() - begun < 3
+
+
+def test_an_endless_line_costs_little_memory(agent: Agent, fake: FakeAgent) -> None:
+    endless = b"x" * (80 << 20) + b"\n"
+    fake.stale = endless
+    tracemalloc.start()
+    try:
+        assert agent.exec(["true"]) == {"pid": 42}
+        assert tracemalloc.get_traced_memory()[1] < 24 << 20
+        fake.stale = b""
+        fake.lie = endless
+        tracemalloc.reset_peak()
+        with pytest.raises(AgentError):
+            agent.exec(["true"])
+        assert tracemalloc.get_traced_memory()[1] < 24 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_agent_of_a_machine_that_is_gone(tmp_path: Path) -> None:
