@@ -271,7 +271,7 @@ class Node:
                     found.append(pid)
         return found
 
-    def tail(self, lines: int = 40) -> Iterator[tuple[str, str]]:
+    def tail(self, lines: int = 300) -> Iterator[tuple[str, str]]:
         """The ends of its logs, by name."""
         for file in (self.output, self.paths.daemon_log, self.paths.nginx_log / "error.log"):
             with contextlib.suppress(OSError):
