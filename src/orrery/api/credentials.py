@@ -11,6 +11,9 @@ TOKEN_SCHEME = "PVEAPIToken"
 PAGE_COOKIE = "__Host-OrreryAuth"
 """Cookie that scripts cannot read; set by a login with `cookie=1`, for pages."""
 
+CLAIMED = " (claimed)"
+"""What the audit log adds to a name that nobody has proved to be theirs."""
+
 CSRF_HEADER = "csrfpreventiontoken"
 
 
@@ -30,7 +33,7 @@ class Credentials:
     def claimed(self) -> str:
         """As whom they were sent, believed or not."""
         name = self.text.rpartition("=")[0] if self.kind is Kind.TOKEN else self.text[:200].split(":")[1:2]
-        return f"{name if isinstance(name, str) else ''.join(name)} (claimed)"
+        return f"{name if isinstance(name, str) else ''.join(name)}{CLAIMED}"
 
 
 def find_credentials(headers: Mapping[str, str]) -> Credentials | None:

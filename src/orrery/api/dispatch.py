@@ -17,7 +17,7 @@ from orrery.access.identity import NOBODY, Identity
 from orrery.access.rules import World
 from orrery.api import reply
 from orrery.api.call import Call
-from orrery.api.credentials import CSRF_HEADER, Kind, find_credentials
+from orrery.api.credentials import CLAIMED, CSRF_HEADER, Kind, find_credentials
 from orrery.api.endpoint import Endpoint, Registry
 from orrery.api.manners import Array, Text, plain
 from orrery.api.parameters import Params
@@ -130,7 +130,7 @@ class Dispatcher:
         raw = self._parameters(incoming, endpoint, in_path)
         trail.endpoint, trail.params = endpoint, raw
         if identity == NOBODY:
-            trail.who = f"{plain(raw.get('username', '-'))} (claimed)"
+            trail.who = plain(raw.get("username", "-")) + CLAIMED
         node = raw.get(endpoint.proxy or "node")
         if node == "localhost":
             node = raw[endpoint.proxy or "node"] = self.services.node
@@ -146,7 +146,7 @@ class Dispatcher:
             return
         path = incoming.path.removeprefix("/api2/json").removeprefix("/api2/extjs")
         self.services.audit.record(
-            who=trail.who,
+            who=trail.who.removesuffix(CLAIMED) if status == 200 else trail.who,
             origin=incoming.origin,
             action=f"{incoming.verb} {path}",
             parameters=_told(trail),

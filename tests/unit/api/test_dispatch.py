@@ -342,6 +342,8 @@ def test_changes_and_refusals_are_written_down(admin: Wire, wire: Wire, token: W
     ]
     assert lines[5]["parameters"] == {"name": "(6 characters)", "count": "3"}
     assert lines[5]["origin"] == "192.0.2.1"
+    wire.post("/access/ticket", username="admin@pve", password=ADMIN_PASSWORD)
+    assert services.audit.read(limit=1)[0]["who"] == "admin@pve", "a login that succeeded proves the name"
     text = services.paths.audit_log.read_text()
     assert "guess" not in text
     assert "secret-value" not in text
