@@ -191,5 +191,16 @@ def _told(trail: Trail) -> dict[str, Any]:
         manner = declared[name].manner if name in declared else None
         free = isinstance(manner, Array) or (isinstance(manner, Text) and not manner.format and not manner.pattern)
         known = not free or name in SHOWN_TEXTS
-        told[name] = value if known else f"({len(plain(value))} characters)"
+        shown = _without_secrets(plain(value)) if name == "url" else value
+        told[name] = shown if known else f"({len(plain(value))} characters)"
     return told
+
+
+def _without_secrets(url: str) -> str:
+    """An address without what may be a password: credentials before the host, a signature in the query."""
+    address, mark, _ = url.partition("?")
+    scheme, slashes, rest = address.partition("://")
+    if not slashes:
+        return f"({len(url)} characters)"
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}{'?…' if mark else ''}"

@@ -26,6 +26,10 @@ class Thing(Params):
     flag: Boolean = False
 
 
+class Fetch(Params):
+    url: Annotated[str, Text()]
+
+
 class NodeThing(Params):
     node: Annotated[str, Text()]
 
@@ -61,6 +65,7 @@ def wire(make_wire: Any) -> Wire:
     declare("GET", "/me", lambda call, p: str(call.identity), params=Params)
     declare("POST", "/things", lambda call, p: p.model_dump(), params=Thing)
     declare("GET", "/things", lambda call, p: Result([1], beside={"total": 9}), params=Params)
+    declare("POST", "/fetch", lambda call, p: None, params=Fetch)
     declare("PUT", "/things", lambda call, p: None, params=Thing, permission=Perm("/vms/{name}", ("VM.Audit",)))
     declare("DELETE", "/things", lambda call, p: None, params=Params, permission=RootOnly())
     declare("GET", "/tickets-only", lambda call, p: None, params=Params, tokens=False)
@@ -348,3 +353,18 @@ def test_changes_and_refusals_are_written_down(admin: Wire, wire: Wire, token: W
     assert "guess" not in text
     assert "secret-value" not in text
     assert ADMIN_PASSWORD not in text
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://example.org/a.iso", "https://example.org/a.iso"),
+        ("https://eve:guess@example.org:8443/a.iso", "https://example.org:8443/a.iso"),
+        ("https://example.org/a.iso?X-Signature=guess&x=y@z", "https://example.org/a.iso?…"),
+        ("https://a@eve:guess@example.org", "https://example.org"),
+        ("eve:guess@example.org", "(21 characters)"),
+    ],
+)
+def test_addresses_are_written_down_without_passwords(admin: Wire, services: Services, url: str, shown: str) -> None:
+    admin.post("/fetch", url=url)
+    assert services.audit.read(limit=1)[0]["parameters"] == {"url": shown}
