@@ -268,7 +268,8 @@ def chaos(node_root: Node) -> Callable[[int], Chaos]:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("seed", "rounds"), [(1, 3), pytest.param(2, 60, marks=pytest.mark.slow)])
+@pytest.mark.slow  # minutes on a busy machine; test_kills covers every transition in the fast set
+@pytest.mark.parametrize(("seed", "rounds"), [(1, 3), (2, 60)])
 def test_whatever_is_killed_nothing_is_left_half_made(chaos: Callable[[int], Chaos], seed: int, rounds: int) -> None:
     stage = chaos(seed)
     for _ in range(rounds):
