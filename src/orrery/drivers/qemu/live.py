@@ -27,7 +27,7 @@ from orrery.model.disks import Disk
 
 UNPLUG_SECONDS: Final = 10.0
 _UNDO_SECONDS: Final = 3.0
-_RELEASE_SECONDS: Final = 3.0
+_RELEASE_SECONDS: Final = 10.0
 _RELEASE_POLL: Final = 0.02
 _PERIPHERALS: Final = "/machine/peripheral"
 _OBJECTS: Final = "/objects"
