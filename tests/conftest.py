@@ -15,9 +15,15 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 IMAGE_CACHE = CHECKOUT / "build" / "demo"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What asks for a node, or says so, needs root and is skipped without."""
+    """What asks for a node, or says so, needs root and is skipped without.
+
+    Of tests that run side by side, those of one module stay together, since they may share a guest.
+    """
     for item in items:
+        if item.path.is_relative_to(CHECKOUT / "tests/node"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if {"node", "fresh_node", "node_root", "own_network"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.root)
         if item.get_closest_marker("root") is not None and os.geteuid() != 0:

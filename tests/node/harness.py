@@ -48,6 +48,30 @@ _LAST_VMID = 100_000
 LIVE: list["Node"] = []
 """Nodes whose logs are shown when a test fails."""
 
+GUARDIAN = """
+while read -r root; do roots="$roots $root"; done
+for root in $roots; do [ ! -e "$root/etc/node.json" ] || "$0" down --timeout 0 --root "$root"; done
+"""
+"""Outlives the test process, however that ends, and then ends the nodes that it was told and that still are there."""
+
+_guardians: list["subprocess.Popen[str]"] = []
+
+
+def guard(root: Path) -> None:
+    """Has the guardian look after a node. It runs in our network, so that it finds the node's bridge."""
+    if not _guardians:
+        command = ["sh", "-c", GUARDIAN, str(ORRERY)]
+        nowhere = subprocess.DEVNULL
+        _guardians.append(
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, text=True, start_new_session=True
+            )
+        )
+    pipe = _guardians[0].stdin
+    assert pipe is not None
+    pipe.write(f"{root}\n")
+    pipe.flush()
+
 
 def eventually(condition: Callable[[], Any], seconds: float = 20.0, what: str = "it") -> Any:
     """Waits until a condition holds; its value."""
@@ -99,6 +123,7 @@ class Node:
         netns.enter()
         if self not in LIVE:
             LIVE.append(self)
+            guard(self.folder)
         command = [*within, str(ORRERY), "serve", "--root", str(self.folder), "--listen", f"127.0.0.1:{self.port}"]
         with self.output.open("ab") as output:
             said_before = output.tell()

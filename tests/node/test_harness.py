@@ -3,12 +3,15 @@
 
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tests.node import netns
 from tests.node.client import ApiError
-from tests.node.harness import NODE_NAME, Node
+from tests.node.harness import NODE_NAME, Node, eventually
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def own_namespace() -> int:
@@ -46,3 +49,23 @@ def test_nothing_is_left_of_a_node(fresh_node: Node, number: int) -> None:
     assert not fresh_node.stragglers()
     assert not fresh_node.groups()
     assert not fresh_node.folder.exists()
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from tests.node.harness import Node
+node = Node(pathlib.Path(sys.argv[1])).init().serve()
+node.guest(start=True)
+print(*node.stragglers(), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_nothing_is_left_when_the_tests_are_killed(own_network: None, tmp_path: Path) -> None:
+    """In a process of its own, which gets a network of its own."""
+    root = tmp_path / "node"
+    command = [sys.executable, "-c", KILLED, str(root)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(done.stdout.split()) > 3
+    eventually(lambda: not Node(root).stragglers(), 30, "the end of all processes")
