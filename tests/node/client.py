@@ -16,6 +16,10 @@ TASK_SECONDS = 60.0
 POLL_SECONDS = 0.05
 
 
+ONE_BY_ONE = httpx2.Limits(max_keepalive_connections=0)
+"""A connection that is kept may be closed by the server just when it is used again, which is nobody's fault."""
+
+
 class ApiError(AssertionError):
     """A reply that is no success: `status`, `reason` (the phrase behind it), `errors` by parameter, `message`."""
 
@@ -59,7 +63,7 @@ class Api:
         exit_stack = contextlib.ExitStack()
         short = exit_stack.enter_context(short_path(socket))
         transport = httpx2.HTTPTransport(uds=short)
-        api = cls(httpx2.Client(transport=transport, base_url="http://localhost", timeout=60), hung)
+        api = cls(httpx2.Client(limits=ONE_BY_ONE, transport=transport, base_url="http://localhost", timeout=60), hung)
         api._exit.push(exit_stack)
         return api
 
@@ -68,7 +72,7 @@ class Api:
         """By TLS, as nobody yet."""
         trust = ssl.create_default_context(cafile=str(certificate))
         trust.check_hostname = False
-        return cls(httpx2.Client(base_url=url, verify=trust, timeout=60), hung)
+        return cls(httpx2.Client(limits=ONE_BY_ONE, base_url=url, verify=trust, timeout=60), hung)
 
     def log_in(self, user: str, password: str) -> "Api":
         """Logs in by password; from now on requests carry the ticket."""
