@@ -12,8 +12,9 @@ import schemathesis
 from hypothesis import strategies as st
 
 NODE = "alpha"
-VMIDS = (100, 101, 102)
-"""One that is off, one that runs, one that comes and goes."""
+PRESENT = (100, 101)
+NEW = range(110, 150)
+"""Number 100 is off, 101 runs; the others come and go."""
 
 THINGS: dict[str, tuple[str, ...]] = {
     "node": (NODE, "localhost", "elsewhere"),
@@ -132,7 +133,7 @@ def _names(family: str, described: dict[str, Any]) -> list[str]:
 
 def _deepened(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     if name == "vmid":
-        return {"type": "integer", "enum": [*VMIDS, 99, 103]}
+        return {"type": "integer", "enum": [*PRESENT, NEW[0], 99]}
     if schema.get("type") != "string" or "enum" in schema:
         return schema
     known = name if name in THINGS else name.rstrip("0123456789")
@@ -146,7 +147,7 @@ def aimed(case: Any, random: Random) -> Any:
     if random.random() < 0.1:
         return case
     path = case.path_parameters or {}
-    for name, known in (("node", [NODE]), ("vmid", VMIDS), ("storage", ["local", "second"])):
+    for name, known in (("node", [NODE]), ("vmid", PRESENT), ("storage", ["local", "second"])):
         if name in path and random.random() < 0.95:
             path[name] = random.choice(known)
     if isinstance(case.query, dict):
@@ -154,6 +155,8 @@ def aimed(case: Any, random: Random) -> Any:
     if isinstance(case.body, dict):
         required = {name for body in case.operation.body for name in _required(body)}
         case.body = _few(case.body, required, random)
+        if "vmid" in case.body and random.random() < 0.7:
+            case.body["vmid"] = random.choice(NEW)
     return case
 
 

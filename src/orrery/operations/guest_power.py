@@ -30,6 +30,9 @@ SHUTDOWN_TIMEOUT = 180
 STOP_TIMEOUT = 10
 """Seconds that QEMU gets to close its images before it is killed."""
 
+LONGEST = 7 * 24 * 3600
+"""Seconds that anybody may ask to wait; the kernel's timers do not take any number."""
+
 TICK = 0.5
 """Seconds between two looks at whether the task shall stop."""
 
@@ -53,6 +56,10 @@ class PowerVerb:
         config = read_guest(ctx.store, self.vmid, kind="qemu", node=ctx.node).record.config
         check_lock(config, skip=self.skiplock)
         return config
+
+    def patience(self, usual: float) -> float:
+        """How many seconds to wait: as asked for, else as usual."""
+        return min(usual if self.timeout is None else self.timeout, LONGEST)
 
     def running(self, ctx: NodeContext) -> ProcessId:
         """The machine's process. Raises `Failure` when it does not run."""
@@ -112,7 +119,7 @@ class StartMachine(PowerVerb):
             files = {drive.key: volume_file(ctx, drive) for drive in drives(config.options)}
             volumes = {key: file for key, file in files.items() if file is not None}
             plan = ctx.machines.plan(self.vmid, config, volumes, taps)
-            found = ctx.machines.launch(plan, task.log, self.timeout or READY_SECONDS)
+            found = ctx.machines.launch(plan, task.log, self.patience(READY_SECONDS) or READY_SECONDS)
         task.log(f"VM {self.vmid} runs as process {found.pid}")
         run_hook(ctx, task, self.vmid, config, "post-start")
 
@@ -152,13 +159,13 @@ class StopMachine(PowerVerb):
         task.step("stop")
         task.commit()
         run_hook(ctx, task, self.vmid, config, "pre-stop")
-        end_machine(ctx, self.vmid, self.timeout)
+        end_machine(ctx, self.vmid, self.patience(STOP_TIMEOUT))
         run_hook(ctx, task, self.vmid, config, "post-stop")
 
 
-def end_machine(ctx: NodeContext, vmid: int, timeout: float | None = None) -> None:
+def end_machine(ctx: NodeContext, vmid: int, timeout: float = STOP_TIMEOUT) -> None:
     """Ends QEMU: it is asked to, and killed when it has not within `timeout` seconds."""
-    ctx.machines.stop(vmid, STOP_TIMEOUT if timeout is None else timeout)
+    ctx.machines.stop(vmid, timeout)
     release(ctx, vmid)
 
 
@@ -174,23 +181,22 @@ class ShutdownMachine(PowerVerb):
     def run(self, ctx: NodeContext, task: TaskHandle) -> None:
         """Waits until it is down. Raises `Failure` when it is not in time."""
         self.check(ctx)
-        shut_down(ctx, task, self.vmid, self.config(ctx), self.timeout, force=self.force)
+        shut_down(ctx, task, self.vmid, self.config(ctx), self.patience(SHUTDOWN_TIMEOUT), force=self.force)
 
 
 def shut_down(
-    ctx: NodeContext, task: TaskHandle, vmid: int, config: GuestConfig, timeout: int | None, *, force: bool
+    ctx: NodeContext, task: TaskHandle, vmid: int, config: GuestConfig, limit: float, *, force: bool
 ) -> None:
     """Shuts down by the agent where there is one that answers, else by the power button. Paused machines are woken."""
     found = ctx.machines.find(vmid)
     if found is None:
         return
-    limit = SHUTDOWN_TIMEOUT if timeout is None else timeout
     run_hook(ctx, task, vmid, config, "pre-stop")
     task.step("shutdown")
     ask_to_shut_down(ctx, task, vmid, config)
     if not ended(task, found, limit):
         if not force:
-            raise Failure(f"VM quit/powerdown failed - got timeout: VM {vmid} still runs after {limit} seconds")
+            raise Failure(f"VM quit/powerdown failed - got timeout: VM {vmid} still runs after {limit:g} seconds")
         task.log("the guest has not shut down; stopping it")
         task.commit()
         end_machine(ctx, vmid)
@@ -235,7 +241,7 @@ class RebootMachine(PowerVerb):
     def run(self, ctx: NodeContext, task: TaskHandle) -> None:
         """Raises `Failure` when the guest does not shut down; it then runs on."""
         self.check(ctx)
-        shut_down(ctx, task, self.vmid, self.config(ctx), self.timeout, force=False)
+        shut_down(ctx, task, self.vmid, self.config(ctx), self.patience(SHUTDOWN_TIMEOUT), force=False)
         StartMachine(self.vmid, skiplock=self.skiplock).start(ctx, task)
         task.commit()
 

@@ -505,6 +505,10 @@ def signal(process: ProcessId, number: int) -> bool:
     return True
 
 
+_LONGEST_WAIT = 2_000_000.0
+"""Seconds; poll(2) takes milliseconds as a C int."""
+
+
 def wait(process: ProcessId, timeout: float) -> bool:
     """Wait until this very process has ended, whoever its parent is; False after `timeout` seconds."""
     stand_in = recorder.get()
@@ -516,7 +520,7 @@ def wait(process: ProcessId, timeout: float) -> bool:
     try:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(max(timeout, 0) * 1000))
+        return bool(poll.poll(min(max(timeout, 0), _LONGEST_WAIT) * 1000))
     finally:
         os.close(descriptor)
 
