@@ -184,9 +184,7 @@ class ShutdownMachine(PowerVerb):
         shut_down(ctx, task, self.vmid, self.config(ctx), self.patience(SHUTDOWN_TIMEOUT), force=self.force)
 
 
-def shut_down(
-    ctx: NodeContext, task: TaskHandle, vmid: int, config: GuestConfig, limit: float, *, force: bool
-) -> None:
+def shut_down(ctx: NodeContext, task: TaskHandle, vmid: int, config: GuestConfig, limit: float, *, force: bool) -> None:
     """Shuts down by the agent where there is one that answers, else by the power button. Paused machines are woken."""
     found = ctx.machines.find(vmid)
     if found is None:
