@@ -6,9 +6,11 @@ from typing import ClassVar
 
 from orrery.access.pools import forget_guest
 from orrery.errors import Failure, OrreryError
+from orrery.model.guest import GuestConfig, GuestKind
 from orrery.operations.context import NodeContext
 from orrery.operations.drives import owned_volumes, texts
-from orrery.operations.guest_lock import check_lock, guest_lock
+from orrery.operations.guest_kind import release
+from orrery.operations.guest_lock import NOUNS, check_lock, guest_lock
 from orrery.store.documents import atomically
 from orrery.store.guests import find_guest, read_guest, remove_guest
 from orrery.tasks.operation import TaskHandle
@@ -41,23 +43,33 @@ class DestroyMachine:
         """Raises `NotFound`, `Locked`, or `Failure` for protected and running machines."""
         config = read_guest(ctx.store, self.vmid, kind="qemu", node=ctx.node).record.config
         check_lock(config, skip=self.skiplock)
-        if config.options.get("protection") == "1":
-            raise Failure(f"can't remove VM {self.vmid} - protection mode enabled")
+        check_unprotected(config, self.vmid, "qemu")
         if ctx.machines.find(self.vmid) is not None:
             raise Failure(f"VM {self.vmid} is running - destroy failed")
 
     def run(self, ctx: NodeContext, task: TaskHandle) -> None:
         """Removes volumes, then the configuration. A kill in between is finished by the record's own action."""
         self.check(ctx)
-        config = read_guest(ctx.store, self.vmid, kind="qemu", node=ctx.node).record.config
-        volumes = owned_volumes(self.vmid, texts(config))
-        if self.unreferenced:
-            volumes += [volume for volume in unreferenced(ctx, self.vmid) if volume not in volumes]
-        check_removable(ctx, volumes)
-        task.step("destroy")
-        task.before("guest.finish_destroy", vmid=self.vmid, volumes=volumes)
-        finish_destroy(ctx, task.log, vmid=self.vmid, volumes=volumes)
+        destroy(ctx, task, self.vmid, "qemu", unreferenced_too=self.unreferenced)
         task.commit()
+
+
+def check_unprotected(config: GuestConfig, vmid: int, kind: GuestKind) -> None:
+    """Raises `Failure` for a guest that is protected from removal."""
+    if config.options.get("protection") == "1":
+        raise Failure(f"can't remove {NOUNS[kind]} {vmid} - protection mode enabled")
+
+
+def destroy(ctx: NodeContext, task: TaskHandle, vmid: int, kind: GuestKind, *, unreferenced_too: bool) -> None:
+    """Removes the volumes of a guest that does not run, then its configuration."""
+    config = read_guest(ctx.store, vmid, kind=kind, node=ctx.node).record.config
+    volumes = owned_volumes(vmid, texts(config))
+    if unreferenced_too:
+        volumes += [volume for volume in unreferenced(ctx, vmid) if volume not in volumes]
+    check_removable(ctx, volumes)
+    task.step("destroy")
+    task.before("guest.finish_destroy", vmid=vmid, volumes=volumes, kind=kind)
+    finish_destroy(ctx, task.log, vmid=vmid, volumes=volumes, kind=kind)
 
 
 def unreferenced(ctx: NodeContext, vmid: int) -> list[str]:
@@ -65,7 +77,7 @@ def unreferenced(ctx: NodeContext, vmid: int) -> list[str]:
     found = []
     for name in ctx.storages.names():
         try:
-            found += [volume.volid for volume in ctx.storages.get(name).list(("images",), vmid)]
+            found += [volume.volid for volume in ctx.storages.get(name).list(("images", "rootdir"), vmid)]
         except OrreryError:
             continue  # a storage that is off or away keeps its images; nothing of it can be removed now
     return found
@@ -78,15 +90,15 @@ def check_removable(ctx: NodeContext, volumes: list[str]) -> None:
 
 
 @undo("guest.finish_destroy")
-def finish_destroy(ctx: NodeContext, log: Log, *, vmid: int, volumes: list[str]) -> None:
-    """Removes what is left of a machine whose destruction has begun."""
+def finish_destroy(ctx: NodeContext, log: Log, *, vmid: int, volumes: list[str], kind: GuestKind = "qemu") -> None:
+    """Removes what is left of a guest whose destruction has begun."""
     found = find_guest(ctx.store, vmid)
     for volume in volumes:
         storage, name = ctx.storages.volume(volume)
         storage.free(name)
         log(f"removed {volume}")
     atomically(ctx.store, lambda transaction: forget_guest(transaction, vmid))
-    ctx.machines.forget(vmid)
+    release(ctx, vmid, kind)
     if found is not None and found.record.node == ctx.node:
         remove_guest(ctx.store, vmid, found.revision)
-    log(f"VM {vmid} is gone")
+    log(f"{NOUNS[kind]} {vmid} is gone")

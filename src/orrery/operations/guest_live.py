@@ -31,13 +31,14 @@ def apply_live(
         return True
     if change == "restart":
         return False
-    if change == "live" and key != "balloon":
+    if change == "live" and key not in ("balloon", "shares"):
         for warning in ctx.machines.limit(vmid, resources(machine_devices(after))):
             task.log(f"warning: {warning}")
         return True
     with ctx.machines.live(vmid, config) as live:
-        if key == "balloon":
-            live.set_balloon(machine_devices(after).balloon or machine_devices(after).memory)
+        if key in ("balloon", "shares"):
+            if machine_devices(after).balloon != 0:
+                live.fit_balloon(machine_devices(after))
         elif is_disk(key):
             change_disk(ctx, live, change, key, old, new)
         else:

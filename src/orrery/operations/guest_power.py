@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Power of a machine: start, stop, shut down, reboot, reset, suspend, resume."""
 
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,68 +9,28 @@ from orrery.drivers.qemu.launching import READY_SECONDS
 from orrery.drivers.qemu.plan import TapFds
 from orrery.errors import Failure, OrreryError, ParameterError
 from orrery.model.devices import parse_agent, parse_nic
-from orrery.model.guest import GuestConfig
+from orrery.model.guest import GuestConfig, GuestKind
 from orrery.model.machine import expand_indexed
 from orrery.operations.context import NodeContext
 from orrery.operations.drives import check_drive, drives, volume_file
-from orrery.operations.guest_lock import check_lock, guest_lock
+from orrery.operations.guest_kind import release
 from orrery.operations.guest_pending import apply_all
+from orrery.operations.guest_verb import SHUTDOWN_TIMEOUT, GuestVerb, ended
 from orrery.operations.hookscript import run_hook
 from orrery.store.guests import read_guest
-from orrery.system import process
-from orrery.system.process import ProcessId
 from orrery.tasks.operation import TaskHandle
 from orrery.tasks.registry import operation
 from orrery.tasks.revert import Log, undo
 
-SHUTDOWN_TIMEOUT = 180
-"""Seconds that a guest gets to shut down when nobody says."""
-
 STOP_TIMEOUT = 10
 """Seconds that QEMU gets to close its images before it is killed."""
 
-LONGEST = 7 * 24 * 3600
-"""Seconds that anybody may ask to wait; the kernel's timers do not take any number."""
-
-TICK = 0.5
-"""Seconds between two looks at whether the task shall stop."""
-
 
 @dataclass(frozen=True)
-class PowerVerb:
-    """What all verbs have in common; `skiplock` was granted to root alone by the API."""
+class PowerVerb(GuestVerb):
+    """A verb about a machine."""
 
-    vmid: int
-    skiplock: bool = False
-    timeout: int | None = None
-
-    def subject(self) -> str:
-        return str(self.vmid)
-
-    def locks(self) -> tuple[str, ...]:
-        return (guest_lock(self.vmid),)
-
-    def config(self, ctx: NodeContext) -> GuestConfig:
-        """The machine's configuration. Raises `NotFound` or `Locked`."""
-        config = read_guest(ctx.store, self.vmid, kind="qemu", node=ctx.node).record.config
-        check_lock(config, skip=self.skiplock)
-        return config
-
-    def patience(self, usual: float) -> float:
-        """How many seconds to wait: as asked for, else as usual."""
-        return min(usual if self.timeout is None else self.timeout, LONGEST)
-
-    def running(self, ctx: NodeContext) -> ProcessId:
-        """The machine's process. Raises `Failure` when it does not run."""
-        found = ctx.machines.find(self.vmid)
-        if found is None:
-            raise Failure(f"VM {self.vmid} not running")
-        return found
-
-    def check(self, ctx: NodeContext) -> None:
-        """Raises why the verb is impossible now; most need a running machine."""
-        self.config(ctx)
-        self.running(ctx)
+    guest_kind: ClassVar[GuestKind] = "qemu"
 
 
 @operation
@@ -133,12 +92,6 @@ def discard_machine(ctx: NodeContext, log: Log, *, vmid: int) -> None:
     ctx.network.tap_remove_all(vmid)
 
 
-def release(ctx: NodeContext, vmid: int) -> None:
-    """Removes what a run leaves behind: sockets, control group, taps."""
-    ctx.machines.forget(vmid)
-    ctx.network.tap_remove_all(vmid)
-
-
 @operation
 @dataclass(frozen=True)
 class StopMachine(PowerVerb):
@@ -154,7 +107,7 @@ class StopMachine(PowerVerb):
         config = self.config(ctx)
         if ctx.machines.find(self.vmid) is None:
             task.log(f"VM {self.vmid} not running")
-            release(ctx, self.vmid)
+            release(ctx, self.vmid, "qemu")
             return
         task.step("stop")
         task.commit()
@@ -166,7 +119,7 @@ class StopMachine(PowerVerb):
 def end_machine(ctx: NodeContext, vmid: int, timeout: float = STOP_TIMEOUT) -> None:
     """Ends QEMU: it is asked to, and killed when it has not within `timeout` seconds."""
     ctx.machines.stop(vmid, timeout)
-    release(ctx, vmid)
+    release(ctx, vmid, "qemu")
 
 
 @operation
@@ -198,7 +151,7 @@ def shut_down(ctx: NodeContext, task: TaskHandle, vmid: int, config: GuestConfig
         task.log("the guest has not shut down; stopping it")
         task.commit()
         end_machine(ctx, vmid)
-    release(ctx, vmid)
+    release(ctx, vmid, "qemu")
     run_hook(ctx, task, vmid, config, "post-stop")
 
 
@@ -217,16 +170,6 @@ def ask_to_shut_down(ctx: NodeContext, task: TaskHandle, vmid: int, config: Gues
         ctx.machines.powerdown(vmid)
     except OrreryError as error:
         task.log(error.message)
-
-
-def ended(task: TaskHandle, found: ProcessId, limit: float) -> bool:
-    """Whether the process ends within `limit` seconds; shows the time that is left, and heeds a request to stop."""
-    begun = time.monotonic()
-    while (waited := time.monotonic() - begun) < limit:
-        task.progress(int(waited), int(limit), "s", "waiting for the guest")
-        if process.wait(found, min(TICK, limit - waited)):
-            return True
-    return not process.alive(found)
 
 
 @operation
