@@ -23,7 +23,8 @@ from orrery.api.routes import load_routes
 from orrery.cli.main import NOUNS, application
 from orrery.cli.verbs import PANEL
 from orrery.model.access import BUILTIN_ROLES, PRIVILEGES
-from orrery.model.machine_options import MACHINE_OPTIONS, Option
+from orrery.model.guest_options import Option
+from orrery.model.machine_options import MACHINE_OPTIONS
 from orrery.model.options import CLUSTER_OPTIONS
 from orrery.model.propertystring import Property, PropertyString
 from orrery.model.storage import STORAGE_OPTIONS, SUPPORTED_TYPES, StorageOption

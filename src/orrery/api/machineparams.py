@@ -3,7 +3,8 @@
 
 from orrery.api.optionparams import OptionParams, OptionRow, option_params
 from orrery.api.parameters import Params
-from orrery.model.machine_options import MACHINE_OPTIONS, Option
+from orrery.model.guest_options import Option
+from orrery.model.machine_options import MACHINE_OPTIONS
 
 
 def machine_params(name: str, extras: type[Params]) -> type[OptionParams]:

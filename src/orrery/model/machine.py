@@ -7,14 +7,12 @@ typed views of the devices in `orrery.model.devices`.
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
-from orrery.errors import ParameterError
 from orrery.model.cpu import check_cpu
-from orrery.model.machine_options import CDROM, CLOUDINIT, DISK, MACHINE_OPTIONS, NETWORK, POWER, Option
+from orrery.model.guest_options import CDROM, CLOUDINIT, DISK, NETWORK, POWER, Option, Requirement, unique_tags
+from orrery.model.machine_options import MACHINE_OPTIONS
 from orrery.model.machine_properties import BOOT, CPU, MEMORY, PCI, RNG, USB, VIRTIOFS
-from orrery.model.textformats import split_list
-from orrery.model.values import UNKNOWN, Value
+from orrery.model.values import Value
 
 __all__ = [
     "MACHINE_OPTIONS",
@@ -35,35 +33,11 @@ __all__ = [
 
 MAX_CPUS = 255
 
-_NUMBERED = re.compile(r"([a-z]+)(0|[1-9]\d{0,2})", re.ASCII)
 _DISK = re.compile(r"(?:(?:ide|sata|scsi|virtio)\d+|efidisk0|tpmstate0|cdrom)", re.ASCII)
 
-
-@dataclass(frozen=True, slots=True)
-class Requirement:
-    """Privileges that a change needs: all of them, or any of them, on a path (None: on the guest itself)."""
-
-    privileges: tuple[str, ...]
-    path: str | None = None
-    any_of: bool = False
-
-
-def expand_indexed(name: str) -> tuple[str, int] | None:
-    """`net3` is ("net", 3); None for a name that is no numbered option's or whose number is too high."""
-    match = _NUMBERED.fullmatch(name)
-    option = MACHINE_OPTIONS.get(f"{match[1]}[n]") if match else None
-    if match is None or option is None or option.count is None or int(match[2]) >= option.count:
-        return None
-    return match[1], int(match[2])
-
-
-def find_option(key: str) -> Option | None:
-    """The option that a key belongs to (`net3` to `net[n]`), or None."""
-    option = MACHINE_OPTIONS.get(key)
-    if option is not None:
-        return option if option.count is None else None
-    indexed = expand_indexed(key)
-    return MACHINE_OPTIONS[f"{indexed[0]}[n]"] if indexed else None
+expand_indexed = MACHINE_OPTIONS.expand
+find_option = MACHINE_OPTIONS.find
+reply_value = MACHINE_OPTIONS.reply_value
 
 
 def is_disk(key: str) -> bool:
@@ -78,36 +52,17 @@ def validate_options(
 
     `cdrom` becomes `ide2`. How tags are written follows the cluster's tag style, which the caller passes.
     """
-    errors: dict[str, str] = {}
-    canonical: dict[str, str] = {}
-    for key, text in options.items():
-        option = find_option(key)
-        if option is None:
-            errors[key] = UNKNOWN
-            continue
-        try:
-            value = option.canonical(text, key)
-            if key == "cpu":
-                check_cpu(CPU.parse(value))
-        except ValueError as error:
-            errors[key] = str(error)
-            continue
-        if key == "tags":
-            value = unique_tags(value, sort=sort_tags, case_sensitive=case_sensitive_tags)
-        elif key == "description":
-            value = value.rstrip()
-        canonical["ide2" if key == "cdrom" else key] = value
-    if "cdrom" in options and "ide2" in options:
-        errors["cdrom"] = "option 'cdrom' is another name of 'ide2'; give only one of them"
-    if errors:
-        raise ParameterError(errors)
-    return canonical
 
+    def check(key: str, value: str) -> None:
+        if key == "cpu":
+            check_cpu(CPU.parse(value))
+        elif key == "cdrom" and "ide2" in options:
+            raise ValueError("option 'cdrom' is another name of 'ide2'; give only one of them")
 
-def unique_tags(text: str, *, sort: bool = True, case_sensitive: bool = False) -> str:
-    """Tags without repetition, joined with `;`: lower case unless case counts, sorted unless their order counts."""
-    tags = dict.fromkeys(tag if case_sensitive else tag.lower() for tag in split_list(text))
-    return ";".join(sorted(tags) if sort else tags)
+    canonical = MACHINE_OPTIONS.validate(
+        options, check=check, sort_tags=sort_tags, case_sensitive_tags=case_sensitive_tags
+    )
+    return {"ide2" if key == "cdrom" else key: value for key, value in canonical.items()}
 
 
 def unsupported(options: Mapping[str, str]) -> dict[str, str]:
@@ -115,22 +70,7 @@ def unsupported(options: Mapping[str, str]) -> dict[str, str]:
 
     The options must have passed `validate_options`.
     """
-    found: dict[str, str] = {}
-    for key, text in options.items():
-        option = find_option(key)
-        if option is None or not text:
-            continue
-        if option.support != "yes":
-            if text != option.default:
-                found[key] = f'"{key}" is not supported yet'
-            continue
-        parts = [word for word in split_list(text) if word in option.later_values] if option.later_values else []
-        if option.properties is not None:
-            values = option.properties.parse(text)
-            parts = option.properties.unsupported(values) + _unsupported_words(key, values)
-        if parts:
-            found[key] = f'"{key}" with {", ".join(parts)} is not supported yet'
-    return found
+    return MACHINE_OPTIONS.unsupported(options, _unsupported_words)
 
 
 def root_only(key: str, value: str | None, old: str | None = None) -> str | None:
@@ -205,18 +145,6 @@ def boot_without(boot: str, gone: Collection[str]) -> str | None:
     if order:
         values["order"] = ";".join(order)
     return BOOT.print(values) if values else None
-
-
-def reply_value(key: str, text: str) -> str | int | float:
-    """A value as replies carry it: numbers for options whose type is a number or boolean, else the text."""
-    option = find_option(key)
-    if option is None or option.rule.type == "string":
-        return text
-    try:
-        value = option.rule.parse(text)
-    except ValueError:
-        return text
-    return int(value) if isinstance(value, bool) or float(value) == int(value) else value
 
 
 def _is_cdrom(text: str) -> bool:

@@ -25,6 +25,7 @@ TASK_STATES = ("unknown", "ok", "warning", "error")
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _WORD = r"[A-Za-z0-9._-]+"
 _TAG = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
+_MOUNT_OPTION = r"[^\s,\x00-\x1f\x7f]+"
 _CPU_RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?", re.ASCII)
 
 
@@ -270,7 +271,7 @@ TEXT_FORMATS: dict[str, TextFormat] = {
     "pve-roleid": _pattern(_WORD, "role ID", 255),
     "pve-storage-content": _one_of("content type", *CONTENT_TYPES, "none"),
     "pve-storage-id": _storage_id,
-    "pve-storage-options": _pattern(r"[^\s,]+(,[^\s,]+)*", "list of mount options"),
+    "pve-storage-options": _pattern(rf"{_MOUNT_OPTION}(,{_MOUNT_OPTION})*", "list of mount options"),
     "pve-storage-path": _absolute_path,
     "pve-storage-portal-dns": _portal,
     "pve-storage-server": _address,

@@ -66,6 +66,7 @@ BAD: dict[str, list[str]] = {
     "pve-priv": ["VM", "", "VM Audit"],
     "pve-storage-content": ["image", ""],
     "pve-storage-id": ["1a", "a", "a-", "a b", "x" * 101],
+    "pve-storage-options": ["", "a b", "\0", "soft,\x7f"],
     "pve-storage-path": ["mnt", "/a/../b", "/a\n", ""],
     "pve-storage-portal-dns": ["nas:0", "nas:70000", "a b:1"],
     "pve-tag": ["", "-a", "a b", "ä"],
