@@ -11,7 +11,7 @@ import typer
 from orrery.errors import Failure, OrreryError
 from orrery.front.supervise import end_leftover
 from orrery.operations.context import NodeContext, open_context
-from orrery.operations.guest_power import release
+from orrery.operations.guest_kind import release
 from orrery.system import process
 from orrery.system.files import read_json
 from orrery.system.paths import Paths
@@ -90,4 +90,4 @@ def end_guests(ctx: NodeContext, timeout: float) -> None:
             typer.echo(f"VM {vmid} has not shut down and is ended")
             ctx.machines.kill(vmid)
     for vmid in ctx.machines.leftovers():
-        release(ctx, vmid)
+        release(ctx, vmid, "qemu")

@@ -20,7 +20,8 @@ from orrery.drivers.storage.usage import StorageUsageCache
 from orrery.errors import OrreryError
 from orrery.front.certificate import fingerprint
 from orrery.front.nginx import Address
-from orrery.metrics.collect import Collector
+from orrery.metrics.ballooning import Ballooning
+from orrery.metrics.collect import INTERVAL, Collector
 from orrery.metrics.machines import MachineReports
 from orrery.model.identity import ROOT, Identity
 from orrery.operations.boot import first_start_since_boot, start_all
@@ -48,6 +49,7 @@ class Node:
     """Everything of a running node but its servers."""
 
     services: Services
+    _ballooning: Ballooning
 
     def __init__(self, paths: Paths, name: str, listen: Address) -> None:
         self.paths = paths
@@ -75,6 +77,7 @@ class Node:
         reports = MachineReports(paths, machines)
         reports.start()
         self._exit.callback(reports.stop)
+        self._ballooning = Ballooning(mirror, reports)
         usage = StorageUsageCache(storages)
         collector = Collector(mirror, machines, network, reports, usage)
         collector.start()
@@ -124,8 +127,9 @@ class Node:
         """The node's periodic jobs."""
         services = self.services
         schedule = Schedule()
-        schedule.every(REAP_SECONDS, "reap guests", lambda: reap(services.context, services.journal))
+        schedule.every(REAP_SECONDS, "reap guests", lambda: reap(services.context, services.journal, services.runner))
         schedule.every(NETWORK_SECONDS, "repair the network", services.context.network.maintain)
+        schedule.every(INTERVAL, "spread memory", self._ballooning.step)
         schedule.every(RETENTION_SECONDS, "forget old tasks", lambda: retain(services.journal), first=60)
         return schedule
 

@@ -24,7 +24,7 @@ class GuestDriver(Protocol):
     def discard(self, vmid: int) -> None: ...
 
 
-KINDS: tuple[GuestKind, ...] = ("qemu", "lxc")
+KINDS: tuple[GuestKind, ...] = ("qemu",)
 
 
 def driver_of(ctx: NodeContext, kind: GuestKind) -> GuestDriver:

@@ -16,7 +16,7 @@ from orrery.operations.drives import check_drive, drives, volume_file
 from orrery.operations.guest_kind import release
 from orrery.operations.guest_pending import apply_all
 from orrery.operations.guest_verb import SHUTDOWN_TIMEOUT, GuestVerb, ended
-from orrery.operations.hookscript import run_hook
+from orrery.operations.hookscript import finish_run, run_hook
 from orrery.store.guests import read_guest
 from orrery.tasks.operation import TaskHandle
 from orrery.tasks.registry import operation
@@ -65,6 +65,7 @@ class StartMachine(PowerVerb):
         if stored.record.config.has_pending():
             stored = apply_all(ctx, task, stored)
         config = stored.record.config
+        finish_run(ctx, task, self.vmid, "qemu", config)
         run_hook(ctx, task, self.vmid, config, "pre-start")
         task.before("machine.discard", vmid=self.vmid)
         with ExitStack() as stack:
@@ -107,7 +108,7 @@ class StopMachine(PowerVerb):
         config = self.config(ctx)
         if ctx.machines.find(self.vmid) is None:
             task.log(f"VM {self.vmid} not running")
-            release(ctx, self.vmid, "qemu")
+            finish_run(ctx, task, self.vmid, "qemu", config)
             return
         task.step("stop")
         task.commit()

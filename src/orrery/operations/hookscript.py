@@ -8,8 +8,9 @@ post-stop. A failure before the start keeps the guest from starting; any other i
 import os
 
 from orrery.errors import Failure, OrreryError
-from orrery.model.guest import GuestConfig
+from orrery.model.guest import GuestConfig, GuestKind
 from orrery.operations.context import NodeContext
+from orrery.operations.guest_kind import release
 from orrery.system import process
 from orrery.tasks.operation import TaskHandle
 
@@ -35,3 +36,11 @@ def run_hook(ctx: NodeContext, task: TaskHandle, vmid: int, config: GuestConfig,
         if phase == "pre-start":
             raise Failure(f"hook script: {error.message}") from error
         task.warn(f"hook script in phase {phase}: {error.message}")
+
+
+def finish_run(ctx: NodeContext, task: TaskHandle, vmid: int, kind: GuestKind, config: GuestConfig) -> None:
+    """Tidies up after a guest that does not run any more, and tells its script if it had ended by itself."""
+    ended_by_itself = ctx.paths.guest_run(vmid).is_dir()
+    release(ctx, vmid, kind)
+    if ended_by_itself:
+        run_hook(ctx, task, vmid, config, "post-stop")
