@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.lab import qemu_lab
@@ -16,11 +17,16 @@ from orrery.drivers.qemu.agent import Agent
 from orrery.drivers.qemu.driver import QemuDriver
 from orrery.drivers.qemu.plan import VolumeFile
 from orrery.drivers.qemu.records import guest_uid
+from orrery.drivers.qemu.watcher import MachineWatcher
 from orrery.errors import Cancelled, Failure
-from orrery.model.devices import parse_nic
+from orrery.metrics.ballooning import Ballooning
+from orrery.model.devices import machine_devices, parse_nic
 from orrery.model.disks import parse_disk
-from orrery.model.guest import GuestConfig
+from orrery.model.guest import GuestConfig, GuestRecord
+from orrery.store.guests import add_guest
+from orrery.store.memory import MemoryStore
 from orrery.system import cgroup, process
+from orrery.system.host import Memory
 from orrery.system.paths import Paths
 
 pytestmark = [pytest.mark.root, pytest.mark.guest]
@@ -345,6 +351,52 @@ def test_balloon_takes_memory_and_gives_it_back(guest: Guest) -> None:
     with guest.driver.live(100, guest.config) as machine:
         machine.set_balloon(128)
     qemu_lab.until("the guest has its memory again", lambda: total() >= full - 4)
+
+
+def test_the_guest_gives_memory_to_a_host_that_runs_short(guest: Guest) -> None:
+    watcher = MachineWatcher(guest.driver.paths, lambda event: None, interval=0.1)
+    reports = SimpleNamespace(samples=lambda: dict(watcher.samples), set_balloon=watcher.set_balloon)
+    store = MemoryStore()
+    config = guest.config.with_options({"balloon": "96"})
+    add_guest(store, GuestRecord(100, "qemu", "lab", config))
+    free = 0
+    ballooning = Ballooning(store, reports, lambda: Memory(1000 * MIB, free, free, 0, 0))
+
+    def has(mebibytes: int) -> bool:
+        ballooning.step()
+        return watcher.samples[100].balloon == mebibytes * MIB
+
+    watcher.start()
+    try:
+        qemu_lab.until(
+            "the guest tells of its memory", lambda: 100 in watcher.samples and watcher.samples[100].heard, 60
+        )
+        qemu_lab.until("the guest gives what it can", lambda: has(96), 60)
+        free = 900 * MIB
+        qemu_lab.until("the guest has its memory again", lambda: has(128), 60)
+    finally:
+        watcher.stop()
+    with pytest.raises(Failure, match="does not listen"):
+        watcher.set_balloon(100, 96 * MIB)
+
+
+def test_bounds_of_the_balloon_are_kept(guest: Guest) -> None:
+    def has(mebibytes: int) -> bool:
+        with guest.driver.monitor(100) as monitor:
+            return bool(monitor.execute("query-balloon")["actual"] == mebibytes * MIB)
+
+    def fit(**options: str) -> None:
+        with guest.driver.live(100, guest.config) as machine:
+            machine.fit_balloon(machine_devices(guest.config.with_options(options)))
+
+    fit(balloon="96")
+    assert has(128)  # the host is not short, and who has shares gives nothing else
+    fit(balloon="96", shares="0")
+    qemu_lab.until("without shares it has the least", lambda: has(96))
+    fit(balloon="112")
+    qemu_lab.until("it has no less than the least", lambda: has(112))
+    fit()
+    qemu_lab.until("all is its own", lambda: has(128))
 
 
 # --- moving a disk

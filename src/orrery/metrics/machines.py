@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What running machines tell of themselves, as the collector wants it, and what of it belongs into the node's log."""
 
+from collections.abc import Mapping
+
 import structlog
 
 from orrery.drivers.qemu.driver import QemuDriver
-from orrery.drivers.qemu.watcher import ENDED, MachineEvent, MachineWatcher
+from orrery.drivers.qemu.watcher import ENDED, MachineEvent, MachineWatcher, Sample
 from orrery.metrics.collect import INTERVAL, MachineState
 from orrery.system.paths import Paths
 
@@ -45,6 +47,14 @@ class MachineReports:
             diskwrite=found.disk_written,
             version={"running-qemu": record.version, "running-machine": record.machine},
         )
+
+    def samples(self) -> Mapping[int, Sample]:
+        """The last sample of every machine that runs."""
+        return dict(self._watcher.samples)
+
+    def set_balloon(self, vmid: int, size: int) -> None:
+        """Ask a guest to make do with `size` bytes. Raises Failure."""
+        self._watcher.set_balloon(vmid, size)
 
 
 def _hear(event: MachineEvent) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
 from orrery.errors import ParameterError
+from orrery.model.ballooning import DEFAULT_SHARES
 from orrery.model.cpu import CpuModel, Topology
 from orrery.model.disks import BUSES, Disk, EfiDisk, parse_disk, parse_efi_disk
 from orrery.model.guest import GuestConfig
@@ -132,7 +133,10 @@ class MachineType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineView:
-    """All of a machine. Memory in MiB; `balloon` None: as much as memory; `localtime` follows the kind of system."""
+    """All of a machine. Memory in MiB; `localtime` follows the kind of system.
+
+    `balloon`: the least that the guest may be left with, None: as much as memory. With `shares` 0 it has just that.
+    """
 
     name: str | None
     ostype: str
@@ -141,6 +145,7 @@ class MachineView:
     affinity: str | None
     memory: int
     balloon: int | None
+    shares: int
     disks: tuple[Disk, ...]
     nics: tuple[Nic, ...]
     serials: tuple[Serial, ...]
@@ -196,6 +201,7 @@ def machine_devices(config: GuestConfig) -> MachineView:
         affinity=options.get("affinity"),
         memory=read("memory", parse_memory, 512),
         balloon=read("balloon", int, None),
+        shares=read("shares", int, DEFAULT_SHARES),
         disks=_disks(options),
         nics=tuple(_named(key, parse_nic, text, index) for key, index, text in _each(options, "net")),
         serials=tuple(Serial(index, None if text == "socket" else text) for _, index, text in _each(options, "serial")),

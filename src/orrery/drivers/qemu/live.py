@@ -148,9 +148,22 @@ class LiveMachine:
 
     def set_balloon(self, mebibytes: int) -> None:
         """Ask the guest to make do with so much memory."""
+        self._balloon(mebibytes << 20)
+
+    def fit_balloon(self, wanted: MachineView) -> None:
+        """Bring what the guest has between the bounds of a configuration; without shares to its lower bound."""
+        least, most = (wanted.balloon or wanted.memory) << 20, wanted.memory << 20
+        if wanted.shares == 0:
+            self._balloon(least)
+            return
+        now = int(self._monitor.execute("query-balloon")["actual"])
+        # Asked in any case: the guest may still be on its way to a size that it was asked for before.
+        self._balloon(min(max(now, least), most))
+
+    def _balloon(self, size: int) -> None:
         if BALLOON not in self.devices():
             raise Failure("the machine has no balloon device")
-        self._monitor.execute("balloon", {"value": mebibytes << 20})
+        self._monitor.execute("balloon", {"value": size})
 
     def devices(self) -> frozenset[str]:
         """Ids of all devices that the machine has (`scsi0`, `net1`, …)."""

@@ -6,6 +6,7 @@ records, whoever started them; a machine that goes away is reported once as `END
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
 import os
 import threading
@@ -65,6 +66,8 @@ class Sample:
     balloon: int | None = None
     guest_free: int | None = None
     guest_total: int | None = None
+    heard: float | None = None
+    """When the guest last told how its memory is used (monotonic seconds, by our clock); None when it never did."""
 
 
 class MachineWatcher:
@@ -90,6 +93,7 @@ class MachineWatcher:
         self._rescan = rescan
         self._look = asyncio.Event()
         self._watched: set[int] = set()
+        self._clients: dict[int, QMPClient] = {}
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._main: asyncio.Task[None] | None = None
@@ -116,6 +120,26 @@ class MachineWatcher:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._look.set)
+
+    def set_balloon(self, vmid: int, size: int) -> None:
+        """Ask a guest to make do with `size` bytes, from any thread but the watcher's; the guest takes its time.
+
+        Raises Failure when the machine is not watched now, or does not answer.
+        """
+        client, loop = self._clients.get(vmid), self._loop
+        if client is None or loop is None:
+            raise Failure(f"VM {vmid} does not listen")
+        asking = _ask(client, "balloon", {"value": size})
+        try:
+            answer = asyncio.run_coroutine_threadsafe(asking, loop)
+        except RuntimeError as error:  # the watcher has ended
+            asking.close()
+            raise Failure(f"VM {vmid} does not listen") from error
+        try:
+            answer.result(_ANSWER_SECONDS + 1)
+        except (QMPError, OSError, EOFError, TimeoutError, concurrent.futures.CancelledError) as error:
+            answer.cancel()
+            raise Failure(f"VM {vmid} qmp command 'balloon' failed - {str(error) or 'got timeout'}") from error
 
     def _work(self) -> None:
         with contextlib.suppress(asyncio.CancelledError), asyncio.Runner() as runner:
@@ -176,13 +200,15 @@ class MachineWatcher:
         await asyncio.wait_for(client.connect(connection), _ANSWER_SECONDS)
         try:
             names = await _ask(client, "qom-list", {"path": "/machine/peripheral"})
-            balloon = any(each["name"] == BALLOON for each in names)
+            balloon = _Balloon(client) if any(each["name"] == BALLOON for each in names) else None
+            self._clients[vmid] = client
             while True:
-                self.samples[vmid] = await self._sample(vmid, client, machine, balloon=balloon)
+                self.samples[vmid] = await self._sample(vmid, client, machine, balloon)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(client.runstate_changed(), self._interval)
                     raise EOFError("the machine closed its monitor")
         finally:
+            self._clients.pop(vmid, None)
             with contextlib.suppress(QMPError, EOFError, OSError, TimeoutError):
                 await asyncio.wait_for(client.disconnect(), _ANSWER_SECONDS)
 
@@ -190,12 +216,10 @@ class MachineWatcher:
         data: Any = event.get("data", {})
         self._on_event(MachineEvent(vmid, str(event["event"]), data))
 
-    async def _sample(self, vmid: int, client: QMPClient, machine: ProcessId, *, balloon: bool) -> Sample:
+    async def _sample(self, vmid: int, client: QMPClient, machine: ProcessId, balloon: "_Balloon | None") -> Sample:
         state = await _ask(client, "query-status")
         blocks = [each["stats"] for each in await _ask(client, "query-blockstats")]
-        memory: dict[str, int | None] = {}
-        if balloon:
-            memory = await _balloon(client)
+        memory = _Memory() if balloon is None else await balloon.ask()
         cpu, resident = await asyncio.to_thread(_on_host, machine, self._paths.guest_run(vmid) / LOG_FILE)
         return Sample(
             at=time.monotonic(),
@@ -204,7 +228,10 @@ class MachineWatcher:
             memory=resident,
             disk_read=sum(each["rd_bytes"] for each in blocks),
             disk_written=sum(each["wr_bytes"] for each in blocks),
-            **memory,
+            balloon=memory.actual,
+            guest_free=memory.free,
+            guest_total=memory.total,
+            heard=memory.heard,
         )
 
 
@@ -223,20 +250,40 @@ async def _ask(client: QMPClient, command: str, arguments: Mapping[str, object] 
     return await asyncio.wait_for(client.execute(command, arguments), _ANSWER_SECONDS)
 
 
-async def _balloon(client: QMPClient) -> dict[str, int | None]:
-    path = f"/machine/peripheral/{BALLOON}"
-    actual = await _ask(client, "query-balloon")
-    stats = (await _ask(client, "qom-get", {"path": path, "property": "guest-stats"}))["stats"]
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    actual: int | None = None
+    free: int | None = None
+    total: int | None = None
+    heard: float | None = None
 
-    def known(name: str) -> int | None:
-        value = int(stats.get(name, _UNKNOWN))
-        return None if value in (_UNKNOWN, -1) else value
 
-    return {
-        "balloon": int(actual["actual"]),
-        "guest_free": known("stat-available-memory") or known("stat-free-memory"),
-        "guest_total": known("stat-total-memory"),
-    }
+class _Balloon:
+    """The balloon of one machine, as far as its guest blows it up and tells about its memory."""
+
+    def __init__(self, client: QMPClient) -> None:
+        self._client = client
+        self._update = 0  # the guest's last report: seconds since 1970 by QEMU's clock, 0 when there was none
+        self._heard: float | None = None
+
+    async def ask(self) -> _Memory:
+        path = f"/machine/peripheral/{BALLOON}"
+        actual = await _ask(self._client, "query-balloon")
+        found = await _ask(self._client, "qom-get", {"path": path, "property": "guest-stats"})
+        update, stats = int(found["last-update"]), found["stats"]
+        if update != self._update:
+            self._update, self._heard = update, time.monotonic()
+
+        def known(name: str) -> int | None:
+            value = int(stats.get(name, _UNKNOWN))
+            return None if value in (_UNKNOWN, -1) else value
+
+        return _Memory(
+            int(actual["actual"]),
+            known("stat-available-memory") or known("stat-free-memory"),
+            known("stat-total-memory"),
+            self._heard,
+        )
 
 
 def _on_host(machine: ProcessId, log: Path) -> tuple[float, int]:

@@ -35,6 +35,8 @@ def args(context: Context) -> Parts:
                 },
             )
         )
+        if view.balloon is not None and view.shares == 0:
+            parts.commands.append(Command("balloon", {"value": view.balloon << 20}))
     return parts
 
 
