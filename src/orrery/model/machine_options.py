@@ -53,7 +53,7 @@ _ROWS: tuple[Option, ...] = (
     option("vcpus", integer(1), CPU),
     option("balloon", integer(0), MEMORY, "live"),
     option("memory", properties.MEMORY, MEMORY),
-    later("shares", integer(0, 50000, 1000), MEMORY),
+    option("shares", integer(0, 50000, 1000), MEMORY, "live"),
     later("smp", integer(1, default=1), CPU),
     later("numa", properties.NUMA_NODE, CPU, count=8),
     later("allow-ksm", flag(True), MEMORY),

@@ -265,6 +265,7 @@ ALL = frozenset(("disk", "network"))
         ("unknown", "a", "b", "stored"),
         ("cpulimit", None, "2", "live"),
         ("balloon", None, "512", "live"),
+        ("shares", None, "0", "live"),
         ("balloon", "512", "0", "restart"),
         ("balloon", "0", None, "restart"),
         ("scsi0", None, "local:1", "plug"),
