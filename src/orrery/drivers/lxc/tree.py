@@ -19,7 +19,7 @@ import shutil
 import stat
 import struct
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -295,7 +295,8 @@ def _failure(error: OSError, path: str) -> OrreryError:
 
 
 def _parts(path: str) -> list[str]:
-    return [part for part in PurePosixPath(path).parts if part != "/"]
+    # Not by pathlib: to it `//` is a root of its own, and taken for a name it would be the host's.
+    return [part for part in path.split("/") if part not in ("", ".")]
 
 
 def _encoded(path: str) -> bytes:

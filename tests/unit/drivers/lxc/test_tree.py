@@ -141,7 +141,7 @@ def test_what_is_missing_is_told_by_its_path(tree):
         write(tree, "/none/file", b"")
 
 
-@pytest.mark.parametrize("path", ["", "/", ".", "..", "/etc/..", "a\0b", "/etc/\ud800"])
+@pytest.mark.parametrize("path", ["", "/", "//", "///", ".", "..", "/etc/..", "a\0b", "/etc/\ud800"])
 def test_no_file_can_be_at_such_a_path(tree, path):
     with pytest.raises(Failure):
         write(tree, path, b"x")
