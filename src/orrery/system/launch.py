@@ -4,13 +4,15 @@
 """What a new child does between fork and exec: takes its descriptors, its jail and identity, and becomes the program.
 
 Runs in a child that `orrery.system.process` forked, or, where the parent has threads (a forked Python child of such a
-process may deadlock), as a program of its own: `python -I -S launch.py SPEC_FD ERROR_FD`. Therefore it imports only the
-standard library and nothing of ours. The specification is plain JSON, made by `orrery.system.jail`:
+process may deadlock), as a program of its own: a fresh interpreter that imports this module and calls `main`. Therefore
+it and what it imports of ours (`kernel`, `launch_view`) use the standard library alone. The specification is plain
+JSON, made by `orrery.system.jail` and `orrery.system.mounts`:
 
     argv, env, cwd (None: the root)    session: own session and process group
     fds: wanted number -> present one
     parent: pid with which the child shall die (0: none), parent_signal: by which signal
     cgroups: files to write the own pid to    nice, umask, limits [[resource, limit]]
+    view: None, or mounts that only the program sees, see `orrery.system.launch_view`
     jail: None, or {uid, gid, groups, capabilities, network, binds [[source, target, writable, optional]],
           folders, files {path: text}, links {path: target}, devices [name], tmp_size, proc}
 
@@ -29,23 +31,33 @@ import struct
 import sys
 from typing import Any, NoReturn
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_LIBC.prctl.argtypes = [ctypes.c_int, *(ctypes.c_ulong,) * 4]
-
-# include/uapi/linux/sched.h
-_CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWNET = 0x00020000, 0x08000000, 0x40000000
-# include/uapi/linux/mount.h
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = (
-    *(1, 2, 4, 8, 32, 4096, 16384),
-    1 << 18,
+from orrery.system import launch_view
+from orrery.system.kernel import (
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    LIBC,
+    MNT_DETACH,
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY,
+    MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_RDONLY,
+    MS_REC,
+    MS_REMOUNT,
+    StepError,
+    call,
+    clone_tree,
+    mount,
+    move_tree,
+    unmount,
+    unshare,
 )
-_MNT_DETACH = 2
-_OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
-_AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
-_MOVE_MOUNT_F_EMPTY_PATH = 4
-_MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 1, 2, 4
-# These three have the same number on every architecture.
-_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
+
 # include/uapi/linux/prctl.h, capability.h
 _PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 8, 24, 38, 47
 _PR_CAP_AMBIENT_RAISE = 2
@@ -55,20 +67,11 @@ _LAST_CAPABILITY = 63
 _EXIT_NOT_STARTED = 127
 
 
-class _Step(Exception):
-    """A step that failed, with the system's error number."""
-
-    def __init__(self, step: str, code: int) -> None:
-        super().__init__(step)
-        self.step = step
-        self.code = code
-
-
 def become(spec: dict[str, Any], error_fd: int) -> NoReturn:
     """Turn this process into the program of `spec`; never returns. Signals are expected to be blocked."""
     try:
         _become(spec, error_fd)
-    except _Step as error:
+    except StepError as error:
         _report(error_fd, error.step, error.code)
     except OSError as error:
         _report(error_fd, str(error.filename or "start"), error.errno or errno.EINVAL)
@@ -91,6 +94,8 @@ def _become(spec: dict[str, Any], error_fd: int) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, spec["nice"])
     error_fd, fds = _lift(spec["fds"], error_fd)
     jail = spec["jail"]
+    if spec["view"] is not None:
+        launch_view.show(spec["view"])
     if jail is not None:
         _confine(jail)
     for which, limit in spec["limits"]:
@@ -101,9 +106,9 @@ def _become(spec: dict[str, Any], error_fd: int) -> None:
     if jail is not None:
         _drop(jail)
     if spec["parent"]:
-        _call("parent-death signal", _LIBC.prctl, _PR_SET_PDEATHSIG, spec["parent_signal"], 0, 0, 0)
+        call("parent-death signal", LIBC.prctl, _PR_SET_PDEATHSIG, spec["parent_signal"], 0, 0, 0)
         if os.getppid() != spec["parent"]:
-            raise _Step("parent is gone", errno.ESRCH)
+            raise StepError("parent is gone", errno.ESRCH)
     os.chdir(spec["cwd"] or "/")
     error_fd = _settle(fds, error_fd)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -155,42 +160,34 @@ def _settle(lifted: dict[int, int], error_fd: int) -> int:
 
 
 def _confine(jail: dict[str, Any]) -> None:
-    flags = _CLONE_NEWNS | _CLONE_NEWIPC | (0 if jail["network"] else _CLONE_NEWNET)
-    _call("own namespaces", _LIBC.unshare, flags)
-    _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
-    trees = [_clone_tree(source, writable, optional) for source, _, writable, optional in jail["binds"]]
+    flags = CLONE_NEWNS | CLONE_NEWIPC | (0 if jail["network"] else CLONE_NEWNET)
+    unshare(flags)
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
+    trees = [_source(source, writable, optional) for source, _, writable, optional in jail["binds"]]
     devices = {name: os.stat(f"/dev/{name}") for name in jail["devices"]}
     # Any existing folder would do; what it hides is reached through the trees that are open by now.
-    _mount("orrery", "/tmp", "tmpfs", _MS_NOSUID | _MS_NOEXEC, "size=1m,mode=0755")  # noqa: S108
+    mount("orrery", "/tmp", "tmpfs", MS_NOSUID | MS_NOEXEC, "size=1m,mode=0755")  # noqa: S108
     os.chdir("/tmp")  # noqa: S108
-    _call("pivot_root", _LIBC.pivot_root, b".", b".")
-    _call("leave the old root", _LIBC.umount2, b".", _MNT_DETACH)
+    call("pivot_root", LIBC.pivot_root, b".", b".")
+    unmount(".", MNT_DETACH)
     os.chdir("/")
     os.umask(0o022)
     for (_, target, _, _), tree in zip(jail["binds"], trees, strict=True):
         if tree is not None:
             _attach(tree, target)
     _furnish(jail, devices)
-    _mount("none", "/", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NOEXEC)
+    mount("none", "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC)
 
 
-def _clone_tree(source: str, writable: bool, optional: bool) -> int | None:
+def _source(source: str, writable: bool, optional: bool) -> int | None:
     """A detached copy of the mounts at `source`, its rights already reduced."""
-    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE
-    tree = _syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(source), flags)
-    if tree < 0:
-        code = ctypes.get_errno()
-        if optional and code == errno.ENOENT:
+    rights = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (0 if writable else MOUNT_ATTR_RDONLY)
+    try:
+        return clone_tree(source, rights)
+    except StepError as error:
+        if optional and error.code == errno.ENOENT:
             return None
-        raise _Step(f"bind '{source}'", code)
-    attributes = _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV | (0 if writable else _MOUNT_ATTR_RDONLY)
-    wanted = struct.pack("=QQQQ", attributes, 0, 0, 0)
-    _call(
-        f"bind '{source}'",
-        _syscall,
-        *(_SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH | _AT_RECURSIVE, wanted, len(wanted)),
-    )
-    return tree
+        raise
 
 
 def _attach(tree: int, target: str) -> None:
@@ -199,11 +196,7 @@ def _attach(tree: int, target: str) -> None:
     else:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
-    _call(
-        f"bind at '{target}'",
-        _syscall,
-        *(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH),
-    )
+    move_tree(tree, target)
     os.close(tree)
 
 
@@ -223,21 +216,11 @@ def _furnish(jail: dict[str, Any], devices: dict[str, os.stat_result]) -> None:
     os.symlink("/proc/self/fd", "/dev/fd")
     if jail["proc"]:
         os.mkdir("/proc")
-        _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "hidepid=2,subset=pid")
+        mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "hidepid=2,subset=pid")
     if jail["tmp_size"]:
         os.mkdir("/tmp")  # noqa: S108
         options = f"size={jail['tmp_size']},mode=1777"
-        _mount("tmp", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options)  # noqa: S108
-
-
-def _mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
-    _call(
-        f"mount {kind or 'again'} at '{target}'",
-        _LIBC.mount,
-        *(source.encode(), os.fsencode(target), kind.encode() if kind else None),
-        ctypes.c_ulong(flags),
-        options.encode() if options else None,
-    )
+        mount("tmp", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options)  # noqa: S108
 
 
 # --- identity
@@ -248,31 +231,21 @@ def _drop(jail: dict[str, Any]) -> None:
     kept = jail["capabilities"]
     for capability in range(_LAST_CAPABILITY + 1):
         # EINVAL: the kernel knows no capability of that number.
-        if capability not in kept and _LIBC.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
+        if capability not in kept and LIBC.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
             if ctypes.get_errno() == errno.EINVAL:
                 break
-            raise _Step("drop capabilities", ctypes.get_errno())
-    _call("keep capabilities", _LIBC.prctl, _PR_SET_KEEPCAPS, 1, 0, 0, 0)
+            raise StepError("drop capabilities", ctypes.get_errno())
+    call("keep capabilities", LIBC.prctl, _PR_SET_KEEPCAPS, 1, 0, 0, 0)
     os.setgroups(jail["groups"])
     os.setresgid(jail["gid"], jail["gid"], jail["gid"])
     os.setresuid(jail["uid"], jail["uid"], jail["uid"])
     low = sum(1 << capability for capability in kept if capability < 32)
     high = sum(1 << capability - 32 for capability in kept if capability >= 32)
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
-    _call("set capabilities", _LIBC.capset, header, struct.pack("=6I", low, low, low, high, high, high))
+    call("set capabilities", LIBC.capset, header, struct.pack("=6I", low, low, low, high, high, high))
     for capability in kept:
-        _call("keep capabilities", _LIBC.prctl, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability, 0, 0)
-    _call("forbid new privileges", _LIBC.prctl, _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-
-
-def _syscall(*arguments: int | bytes) -> int:
-    # A variadic C function: every number must be passed in full register width.
-    return int(_LIBC.syscall(*(ctypes.c_long(part) if isinstance(part, int) else part for part in arguments)))
-
-
-def _call(step: str, function: Any, *arguments: Any) -> None:
-    if function(*arguments) < 0:
-        raise _Step(step, ctypes.get_errno())
+        call("keep capabilities", LIBC.prctl, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability, 0, 0)
+    call("forbid new privileges", LIBC.prctl, _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def _write(path: str, text: str, flags: int = os.O_WRONLY | os.O_CREAT) -> None:

@@ -28,6 +28,7 @@ import structlog
 from orrery.errors import Failure
 from orrery.system import launch
 from orrery.system.jail import Jail
+from orrery.system.mounts import Mount
 
 _log = structlog.get_logger("orrery.process")
 
@@ -35,6 +36,8 @@ SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 _ENVIRONMENT: Final = {"PATH": SEARCH_PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
 _CHUNK: Final = 1 << 16
 _DIE_WITH_US: Final = ("/usr/bin/setpriv", "--pdeathsig", "KILL", "--")
+_FRESH: Final = "import sys; sys.path.append(sys.argv.pop(1)); from orrery.system import launch; launch.main()"
+_OURS: Final = str(Path(launch.__file__).parents[2])
 _FIRST_FAKE_PID: Final = 1 << 30  # far above the kernel's highest pid
 
 
@@ -288,6 +291,8 @@ def spawn(
     *,
     name: str | None = None,
     jail: Jail | None = None,
+    view: Sequence[Mount] | None = None,
+    cgroups: Sequence[Path] = (),
     stdin: int | None = None,
     stdout: int | None = None,
     stderr: int | None = None,
@@ -302,7 +307,8 @@ def spawn(
     """Start a program that stays, and return once it has really begun (or raise Failure saying at which step it ended).
 
     `pass_fds` maps numbers in the child to our descriptors (a plain sequence keeps the numbers); 0 to 2 not given are
-    /dev/null; all others are closed. With a `jail` the paths in `argv` and `cwd` are those inside it. With
+    /dev/null; all others are closed. With a `jail` the paths in `argv` and `cwd` are those inside it; it has its own
+    `cgroups`. With a `view` the program sees these mounts beside the host's, and they end with it. With
     `die_with_parent` it gets `parent_death_signal` when the *thread* that called this ends. Reap it with `reap` when it
     is our child.
     """
@@ -323,7 +329,8 @@ def spawn(
         "parent": os.getpid() if die_with_parent else 0,
         "parent_signal": int(parent_death_signal),
         "jail": jail.describe() if jail else None,
-        "cgroups": [str(path) for path in jail.cgroups] if jail else [],
+        "view": [each.describe() for each in view] if view is not None else None,
+        "cgroups": [str(path) for path in (*cgroups, *(jail.cgroups if jail else ()))],
         "nice": jail.nice if jail else 0,
         "umask": jail.umask if jail else 0o077,
         "limits": [list(pair) for pair in jail.limits.items()] if jail else [],
@@ -385,7 +392,7 @@ def _launch(spec: dict[str, Any], error_fd: int) -> int:
         actions += [(os.POSIX_SPAWN_DUP2, fds[number], target) for number, target in moved.items()]
         return os.posix_spawn(
             sys.executable,
-            [sys.executable, "-I", "-S", launch.__file__, str(floor), str(floor + 1)],
+            [sys.executable, "-I", "-S", "-c", _FRESH, _OURS, str(floor), str(floor + 1)],
             _ENVIRONMENT,
             file_actions=actions,
             setsigmask=[],
