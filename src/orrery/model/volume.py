@@ -18,7 +18,9 @@ VMID = re.compile(r"[1-9][0-9]{2,8}")
 NAME_MAX_BYTES = 255
 
 CONTENT_TYPES = ("images", "rootdir", "iso", "vztmpl", "backup", "snippets", "import")
-IMAGE_FORMATS = ("raw", "qcow2", "vmdk", "subvol")
+SUBVOL = "subvol"
+"""The format of a volume that is a folder: a container's tree."""
+IMAGE_FORMATS = ("raw", "qcow2", "vmdk", SUBVOL)
 
 CONTENT_FOLDERS: Mapping[str, str] = MappingProxyType(
     {
@@ -47,6 +49,7 @@ EXTENSIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 _BACKUP = re.compile(r"vzdump-(?:qemu|lxc|openvz)-([1-9][0-9]{2,8})-.+")
 _GUEST_IMAGE = re.compile(r"(?:vm|base|subvol|basevol)-([1-9][0-9]{2,8})-[A-Za-z0-9._+-]+")
+_STEM = re.compile(r"(?:vm|base|subvol|basevol)-([^.]+)")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.+-]")
 
 
@@ -124,7 +127,26 @@ def image_name(vmid: int, leaf: str) -> str:
     parsed = parse_volname(f"{vmid}/{leaf}")
     if not parsed.leaf.startswith((f"vm-{vmid}-", f"base-{vmid}-", f"subvol-{vmid}-")):
         raise ValueError(f"illegal name '{leaf}' - should be 'vm-{vmid}-*'")
+    if (parsed.format == SUBVOL) != parsed.leaf.startswith("subvol-"):
+        raise ValueError(f"illegal name '{leaf}' - a folder, and only a folder, is 'subvol-{vmid}-*.subvol'")
     return parsed.name
+
+
+def volume_stem(leaf: str) -> str:
+    """What makes an image's name its own, without kind and format (`100-disk-0`); the name itself where it has none."""
+    match = _STEM.match(leaf)
+    return match[1] if match else leaf
+
+
+def content_for(parsed: ParsedVolume, owner_kind: str | None) -> str:
+    """The content type that clients see: a container's volumes are `rootdir`, a machine's are `images`.
+
+    Names tell only of folders that they are a container's; `owner_kind` (`qemu`, `lxc`, None for no such guest) decides
+    where names are equal.
+    """
+    if parsed.content != "images":
+        return parsed.content
+    return "rootdir" if owner_kind == "lxc" or parsed.format == SUBVOL else "images"
 
 
 def upload_name(content: str, filename: str) -> str:

@@ -111,7 +111,11 @@ def everything(services: Services) -> Callable[[], set[str]]:
 
 def test_local_is_there_from_the_start(admin: Wire) -> None:
     (row,) = admin.get("/storage").data
-    assert (row["storage"], row["type"], row["content"]) == ("local", "dir", "backup,images,import,iso,snippets,vztmpl")
+    assert (row["storage"], row["type"], row["content"]) == (
+        "local",
+        "dir",
+        "backup,images,import,iso,rootdir,snippets,vztmpl",
+    )
     assert len(row["digest"]) == 40
     assert admin.get("/storage", type="nfs").data == []
     assert admin.get("/storage/local").data == row
@@ -330,9 +334,27 @@ def test_new_image_twice_and_absurd(admin: Wire) -> None:
     other = {"filename": "vm-100-disk-1.raw", "vmid": 100}
     assert admin.post(f"{LOCAL}/content", size="0", **other).status == 500
     assert admin.post(f"{LOCAL}/content", size="999999999999999G", **other).status == 500
-    assert (
-        admin.post(f"{LOCAL}/content", filename="subvol-100-disk-0", size="1M", vmid=100, format="subvol").status == 501
-    )
+    folder = {"filename": "subvol-100-disk-0", "vmid": 100, "format": "subvol"}
+    assert "1048576 bytes; ask for size 0" in admin.post(f"{LOCAL}/content", size="1M", **folder).reason
+    assert admin.post(f"{LOCAL}/content", size="0", **folder).data == "local:100/subvol-100-disk-0.subvol"
+
+
+def test_containers_volumes_are_root_directories(admin: Wire, services: Services) -> None:
+    """A name says it of folders; of images the owner does."""
+    services.collector.facts.append(SimpleNamespace(vmid=101, kind="lxc"))
+    for vmid, filename, size in ((100, "vm-100-disk-0", "1M"), (101, "vm-101-disk-0", "1M"), (102, "subvol-102-x", 0)):
+        ending = {"format": "subvol"} if size == 0 else {"format": "raw"}
+        assert admin.post(f"{LOCAL}/content", filename=filename, size=size, vmid=vmid, **ending).status == 200
+
+    def found(**params: Any) -> dict[int, str]:
+        return {row["vmid"]: row["content"] for row in admin.get(f"{LOCAL}/content", **params).data}
+
+    assert found() == {100: "images", 101: "rootdir", 102: "rootdir"}
+    assert found(content="rootdir") == {101: "rootdir", 102: "rootdir"}
+    assert found(content="images") == {100: "images"}
+    admin.put("/storage/local", content="images")
+    assert admin.post(f"{LOCAL}/content", filename="vm-101-disk-1", size="1M", vmid=101).status == 500
+    assert found(content="rootdir") == {}
 
 
 @pytest.mark.parametrize(

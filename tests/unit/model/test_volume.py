@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orrery.model.volume import ParsedVolume, VolumeId, image_name, parse_volname, upload_name
+from orrery.model.volume import (
+    ParsedVolume,
+    VolumeId,
+    content_for,
+    image_name,
+    parse_volname,
+    upload_name,
+    volume_stem,
+)
 
 KNOWN = [
     ("100/vm-100-disk-0.qcow2", "images", "qcow2", 100, None, "images/100/vm-100-disk-0.qcow2"),
@@ -156,3 +164,31 @@ def test_whatever_is_uploaded_has_a_plain_name(name: str) -> None:
     assert volname.count("/") == 1
     assert volname.isascii()
     assert parse_volname(volname).content == "iso"
+
+
+@pytest.mark.parametrize("leaf", ["vm-100-disk-0.subvol", "subvol-100-disk-0.raw", "base-100-disk-0.subvol"])
+def test_only_folders_are_called_subvol(leaf: str) -> None:
+    with pytest.raises(ValueError, match="illegal name"):
+        image_name(100, leaf)
+    assert image_name(100, "subvol-100-disk-0.subvol") == "100/subvol-100-disk-0.subvol"
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "content"),
+    [
+        ("100/vm-100-disk-0.raw", "qemu", "images"),
+        ("100/vm-100-disk-0.raw", None, "images"),
+        ("100/vm-100-disk-0.raw", "lxc", "rootdir"),
+        ("100/subvol-100-disk-0.subvol", None, "rootdir"),
+        ("iso/x.iso", "lxc", "iso"),
+    ],
+)
+def test_content_for_clients(name: str, owner: str | None, content: str) -> None:
+    assert content_for(parse_volname(name), owner) == content
+
+
+def test_stems() -> None:
+    assert {volume_stem(leaf) for leaf in ("vm-100-disk-0.raw", "subvol-100-disk-0.subvol", "base-100-disk-0")} == {
+        "100-disk-0"
+    }
+    assert volume_stem("foreign.raw") == "foreign.raw"

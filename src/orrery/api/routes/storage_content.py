@@ -13,8 +13,9 @@ from orrery.api.parameters import Boolean, Node, StorageParams, Vmid
 from orrery.api.routes.storage_status import LOOK
 from orrery.api.volumerights import may_read, named_volume, require_read, require_remove
 from orrery.drivers.storage.base import StorageDriver, VolumeInfo
+from orrery.drivers.storage.registry import require_content
 from orrery.errors import Failure, NotSupported, ParameterError
-from orrery.model.volume import IMAGE_FORMATS, ParsedVolume, VolumeId, image_name, parse_volname
+from orrery.model.volume import IMAGE_FORMATS, ParsedVolume, VolumeId, content_for, image_name, parse_volname
 from orrery.operations.volume import CopyVolume, DeleteVolume
 
 CONTENT = "/nodes/{node}/storage/{storage}/content"
@@ -65,13 +66,12 @@ class DeleteVolumeParams(OneVolume):
 def list_content(call: Call, p: ListContent) -> list[dict[str, Any]]:
     """Volumes that the caller may see."""
     driver = call.services.context.storages.get(p.storage)
-    wanted = driver.contents if p.content is None else {"images" if p.content == "rootdir" else p.content}
-    containers = {guest.vmid for guest in call.services.collector.facts if guest.kind == "lxc"}
+    wanted = driver.contents if p.content is None else {p.content}
+    kinds = {guest.vmid: guest.kind for guest in call.services.collector.facts}
     rows = []
-    for info in driver.list(wanted | ({"images"} if "rootdir" in wanted else set()), p.vmid):
-        # An image that a container owns is a root directory, to clients.
-        content = "rootdir" if info.content == "images" and info.vmid in containers else info.content
+    for info in driver.list(wanted, p.vmid):
         parsed = parse_volname(info.volid.partition(":")[2])
+        content = content_for(parsed, kinds.get(info.vmid or 0))
         if p.content in (None, content) and may_read(call, p.storage, parsed):
             rows.append(_row(info, content))
     return rows
@@ -101,9 +101,11 @@ def _row(info: VolumeInfo, content: str) -> dict[str, Any]:
 )
 def allocate(call: Call, p: Allocate) -> str:
     """Make an empty disk image for a guest; its volume id."""
-    driver = call.services.context.storages.content_allowed(p.storage, "images")
-    driver.activate()
+    driver = call.services.context.storages.get(p.storage)
     name = _new_image(driver, p)
+    kinds = {guest.vmid: guest.kind for guest in call.services.collector.facts}
+    require_content(driver, content_for(parse_volname(name), kinds.get(p.vmid)))
+    driver.activate()
     number, unit = (p.size[:-1], p.size[-1]) if p.size[-1] in "MG" else (p.size, "")
     driver.allocate(name, int(number) * _UNITS[unit])
     return f"{p.storage}:{name}"

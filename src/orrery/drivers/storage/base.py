@@ -32,7 +32,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class VolumeInfo:
-    """One volume: `size` as the guest sees it, `used` as it lies on the storage, `ctime` in seconds since 1970."""
+    """One volume: `size` as the guest sees it, `used` as it lies on the storage, `ctime` in seconds since 1970.
+
+    A folder's `size` is its limit, 0 for none; what it uses is 0 where the storage does not know without looking.
+    """
 
     volid: str
     content: str
@@ -58,7 +61,11 @@ class StorageDriver(Protocol):
     features: frozenset[Feature]
     contents: frozenset[str]
     formats: tuple[str, ...]
-    """Formats that images may have here, the default first."""
+    """Formats that images of machines may have here, the default first."""
+    container_formats: tuple[str, ...]
+    """Formats that volumes of containers may have here, the default first; `subvol` is a folder."""
+    sized_folders: bool
+    """Whether a `subvol` may have a size, which then is a limit that holds; else its size is 0."""
 
     def activate(self) -> None:
         """Makes the storage usable (folders, mounts) and removes what crashed tasks left half made.
@@ -72,7 +79,11 @@ class StorageDriver(Protocol):
         ...
 
     def list(self, contents: Collection[str], vmid: int | None = None) -> list[VolumeInfo]:
-        """Volumes of the given content types, optionally of one guest only."""
+        """Volumes of the given content types, optionally of one guest only; never slower for large volumes.
+
+        A name does not tell whether a machine or a container owns an image, so `images` and `rootdir` both mean the
+        volumes of guests here, and all of these have the content `images`; see `model.volume.content_for`.
+        """
         ...
 
     def info(self, volume: str) -> VolumeInfo:
@@ -84,19 +95,25 @@ class StorageDriver(Protocol):
         ...
 
     def next_name(self, vmid: int, image_format: str, stem: str = "disk") -> str:
-        """A volume name for a new image that is free now (`100/vm-100-disk-0.qcow2`); nothing is made."""
+        """A volume name for a new image that is free now; nothing is made.
+
+        `100/vm-100-disk-0.qcow2`, and `100/subvol-100-disk-0.subvol` for a folder.
+        """
         ...
 
     def allocate(self, volume: str, size: int) -> None:
-        """Makes an empty image of that very name; raises `AlreadyExists`. A failure leaves nothing behind."""
+        """Makes an empty image or folder of that very name; raises `AlreadyExists`. A failure leaves nothing behind.
+
+        The `size` of a folder is its limit, 0 for none; raises `Failure` where it would not hold (`sized_folders`).
+        """
         ...
 
     def resize(self, volume: str, size: int) -> None:
-        """Grows an image that no guest has open; raises `Failure` when it would shrink."""
+        """Grows an image that no guest has open, or a folder's limit; raises `Failure` when it would shrink."""
         ...
 
     def free(self, volume: str) -> None:
-        """Removes a volume; one that is gone already is no error.
+        """Removes a volume; one that is gone already is no error. A folder goes with all in it, whatever that is.
 
         Raises `Failure` for protected ones and for bases in use.
         """

@@ -2,6 +2,7 @@
 """Storage `dir`: volumes are files in folders, laid out as Proxmox lays them out.
 
     images/VMID/vm-VMID-disk-N.qcow2   template/iso   template/cache   dump   snippets   import
+    images/VMID/subvol-VMID-disk-N.subvol: a folder, the tree of a container without a size
 
 Every new file grows as a staged file (`staging`) and gets its name in one step, so that a crash leaves nothing half
 made: what a dead process left is removed when the storage is activated. Symbolic links are never followed out of the
@@ -15,12 +16,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from orrery.drivers.storage import attributes, image, staging
+from orrery.drivers.storage import attributes, image, staging, trees
 from orrery.drivers.storage.base import Feature, Progress, Usage, VolumeInfo
 from orrery.drivers.storage.header import ImageHeader, read_header
 from orrery.drivers.storage.options import DirectoryOptions
 from orrery.errors import AlreadyExists, Failure, NoSpace, NotFound, NotSupported, OrreryError, ParameterError
-from orrery.model.volume import VMID, ParsedVolume, parse_volname
+from orrery.model.volume import SUBVOL, VMID, ParsedVolume, parse_volname, volume_stem
 from orrery.system import files
 
 _FILES: Final = ("iso", "vztmpl", "backup", "snippets", "import")
@@ -28,6 +29,7 @@ _FOLDER_MODE: Final = 0o700  # guests get open files, the front gets nothing: on
 _IMPORT_MODE: Final = 0o644
 _PUBLISH_ATTEMPTS: Final = 100
 _MAX_IMAGES_PER_GUEST: Final = 10_000
+_GUESTS: Final = frozenset({"images", "rootdir"})
 
 
 class DirectoryStorage:
@@ -41,6 +43,8 @@ class DirectoryStorage:
         self.options = DirectoryOptions.parse(options)
         self.contents = self.options.contents
         self.formats = self.options.formats
+        self.container_formats = ("raw", SUBVOL)
+        self.sized_folders = False
         self.features = frozenset({Feature.UPLOAD, *({Feature.SHARED} if self.options.shared else ())})
 
     # --- the storage as a whole
@@ -79,7 +83,7 @@ class DirectoryStorage:
         """Volumes of the content types that are asked for and enabled, sorted by name; damaged ones too."""
         wanted = {*contents} & self.contents
         found: list[VolumeInfo] = []
-        if "images" in wanted:
+        if wanted & _GUESTS:
             found.extend(self._images(vmid))
         for content in _FILES:
             if content in wanted:
@@ -101,22 +105,35 @@ class DirectoryStorage:
 
     def next_name(self, vmid: int, image_format: str, stem: str = "disk") -> str:
         """The lowest free `VMID/vm-VMID-STEM-N.FORMAT`; N counts across formats, since clients see it without."""
-        if image_format not in self.formats:
+        if image_format not in (*self.formats, SUBVOL):
             raise NotSupported(f"storage '{self.name}' does not support images of format '{image_format}'")
-        taken = {name.partition(".")[0] for name in _names(self._folder("images") / str(vmid))}
+        taken = {volume_stem(name) for name in _names(self._folder("images") / str(vmid))}
+        kind = "subvol" if image_format == SUBVOL else "vm"
         for number in range(_MAX_IMAGES_PER_GUEST):
-            leaf = f"vm-{vmid}-{stem}-{number}"
-            if not {leaf, f"base-{vmid}-{stem}-{number}"} & taken:
-                return self._parse(f"{vmid}/{leaf}.{image_format}").name
+            if f"{vmid}-{stem}-{number}" not in taken:
+                return self._parse(f"{vmid}/{kind}-{vmid}-{stem}-{number}.{image_format}").name
         raise Failure(f"guest {vmid} has {_MAX_IMAGES_PER_GUEST} volumes on storage '{self.name}'; no name is free")
 
     # --- changing images
 
     def allocate(self, volume: str, size: int) -> None:
-        """Makes an empty image of `size` bytes (rounded up to whole blocks)."""
+        """Makes an empty image of `size` bytes (rounded up to whole blocks), or a folder, whose size must be 0."""
+        parsed = self._parse(volume)
+        if parsed.content == "images" and parsed.format == SUBVOL:
+            self._allocate_tree(parsed, size)
+            return
         parsed = self._image(volume)
         with self._making(parsed) as staged:
             image.create(staged, parsed.format, _whole_blocks(size), self.options.preallocation)
+
+    def _allocate_tree(self, parsed: ParsedVolume, size: int) -> None:
+        if size != 0:
+            raise Failure(
+                f"storage '{self.name}' cannot hold a folder to {size} bytes; ask for size 0, which has no limit, "
+                "or for an image of format 'raw', which has one"
+            )
+        with self._making(parsed):
+            pass
 
     def copy_in(
         self,
@@ -146,6 +163,10 @@ class DirectoryStorage:
 
     def resize(self, volume: str, size: int) -> None:
         """Grows an image that nobody has open. The same size is no error."""
+        parsed = self._parse(volume)
+        if parsed.content == "images" and parsed.format == SUBVOL:
+            self._stat(parsed, self._path(parsed))
+            raise Failure(f"'{self._volid(volume)}' is a folder without a size; storage '{self.name}' cannot limit it")
         parsed = self._image(volume)
         path = self._path(parsed)
         self._stat(parsed, path)
@@ -168,9 +189,12 @@ class DirectoryStorage:
         if parsed.is_base and (clones := self._clones_of(parsed)):
             raise Failure(f"base volume '{self._volid(volume)}' is still in use by '{clones[0]}'")
         try:
-            if path.is_dir() and not path.is_symlink():
-                raise NotSupported(f"volume '{self._volid(volume)}' is a folder, which is not supported yet")
-            path.unlink(missing_ok=True)
+            if parsed.format == SUBVOL and path.is_dir() and not path.is_symlink():
+                trees.refuse_mounts(path)
+                with contextlib.suppress(NotFound):
+                    trees.remove(staging.set_aside(path, self._folder("images"), self.node))
+            else:
+                path.unlink(missing_ok=True)
             if parsed.content == "backup":
                 attributes.remove_all(path, parsed.format)
             with contextlib.suppress(FileNotFoundError):
@@ -281,7 +305,7 @@ class DirectoryStorage:
             raise self._missing(parsed) from error
         except OSError as error:
             raise files.failure(error, f"unable to look at '{self._volid(parsed.name)}'") from error
-        if not stat.S_ISREG(state.st_mode):
+        if not _is_volume(parsed, state):
             raise self._missing(parsed)
         return state
 
@@ -312,9 +336,9 @@ class DirectoryStorage:
             return None
 
     def _describe(self, parsed: ParsedVolume, path: Path, state: os.stat_result) -> VolumeInfo | None:
-        if not stat.S_ISREG(state.st_mode):
+        if not _is_volume(parsed, state):
             return None
-        name, parent, size = parsed.name, None, state.st_size
+        name, parent, size = parsed.name, None, 0 if parsed.format == SUBVOL else state.st_size
         if parsed.format in ("qcow2", "vmdk"):
             header = _header_or_none(path, parsed.format)
             size = header.virtual_size if header else size
@@ -327,7 +351,7 @@ class DirectoryStorage:
             content=parsed.content,
             format=parsed.format,
             size=size,
-            used=state.st_blocks * 512,
+            used=0 if parsed.format == SUBVOL else state.st_blocks * 512,
             ctime=int(state.st_ctime),
             vmid=parsed.vmid,
             parent=parent and self._volid(parent),
@@ -355,7 +379,14 @@ class DirectoryStorage:
         target = self._path(parsed)
         if os.path.lexists(target):
             raise AlreadyExists(f"volume '{self._volid(parsed.name)}' already exists")
-        staged = self.staging(parsed.name)
+        self._require_folder(self._folder("images"))
+        try:
+            if parsed.format == SUBVOL:
+                staged = staging.create_folder(self._folder("images"), self.node, trees.MODE)
+            else:
+                staged = staging.create(self._folder("images"), self.node)
+        except NoSpace as error:
+            raise self._full(error) from error
         try:
             yield staged
             self._place(staged, parsed)
@@ -396,6 +427,11 @@ class DirectoryStorage:
                 target.parent.mkdir(mode=_FOLDER_MODE)
         except OSError as error:
             raise files.failure(error, f"unable to make the folder '{target.parent}'") from error
+
+
+def _is_volume(parsed: ParsedVolume, state: os.stat_result) -> bool:
+    """Whether a file is of the kind that its name says; a link never is."""
+    return stat.S_ISDIR(state.st_mode) if parsed.format == SUBVOL else stat.S_ISREG(state.st_mode)
 
 
 def _whole_blocks(size: int) -> int:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from orrery.drivers.storage.base import Progress
 from orrery.drivers.storage.header import MAX_VIRTUAL_SIZE, read_header
-from orrery.drivers.storage.untrusted import SEEN_SOURCE, SEEN_TARGET, jail_of, run_jailed
+from orrery.drivers.storage.untrusted import SEEN_SOURCE, SEEN_TARGET, is_full, jail_of, run_jailed
 from orrery.errors import Failure, NoSpace, NotSupported
 from orrery.system import files, process
 from orrery.system.jail import Jail
@@ -25,7 +25,6 @@ _BLOCK: Final = 4096
 _QUICK: Final = 300.0
 _LONG: Final = 7 * 86400.0
 _PERCENT: Final = re.compile(rb"\(\s*([0-9.]+)/100%\)")
-_OUT_OF_SPACE: Final = ("No space left on device", "Disk quota exceeded")
 _INSPECT_SECONDS: Final = 60
 _MAX_ANSWER: Final = 1 << 20
 
@@ -184,7 +183,7 @@ def _qemu_img(arguments: Sequence[str], timeout: float, on_output: Callable[[byt
 def _complaint(stderr: bytes, code: int) -> Failure | NoSpace:
     lines = stderr.decode("utf-8", "replace").strip().splitlines()
     text = lines[-1].strip() if lines else f"exit code {code}"
-    if any(words in text for words in _OUT_OF_SPACE):
+    if is_full(text):
         return NoSpace("no space left on device; free some space and try again")
     return Failure(f"qemu-img failed: {text}")
 

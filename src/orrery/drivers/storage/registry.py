@@ -20,7 +20,7 @@ from orrery.system.paths import Paths
 
 PREFIX: Final = "/storage/"
 BUILT_IN: Final = "local"
-LOCAL_CONTENT: Final = "backup,images,import,iso,snippets,vztmpl"
+LOCAL_CONTENT: Final = "backup,images,import,iso,rootdir,snippets,vztmpl"
 
 DRIVERS: Final[Mapping[str, Callable[[str, Mapping[str, Any], str], StorageDriver]]] = MappingProxyType(
     {"dir": DirectoryStorage}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Files that grow beside their place and get their name in one step, when they are whole.
 
-A staged file's name tells who works on it: `.staging.NODE.TOKEN.PID.START`. When that process is dead, the file is a
-leftover and `sweep` removes it. Only files of the own node are judged: on a storage that several nodes mount, another
-node's process ids say nothing here.
+A staged file's (or folder's) name tells who works on it: `.staging.NODE.TOKEN.PID.START`. When that process is dead,
+the file is a leftover and `sweep` removes it. Only files of the own node are judged: on a storage that several nodes
+mount, another node's process ids say nothing here.
 """
 
 import contextlib
@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from orrery.errors import AlreadyExists, Failure
+from orrery.drivers.storage import trees
+from orrery.errors import AlreadyExists, Failure, NotFound
 from orrery.system import files, process
 
 PREFIX: Final = ".staging."
@@ -60,6 +61,37 @@ def create(folder: Path, node: str) -> Path:
     return path
 
 
+def create_folder(folder: Path, node: str, mode: int) -> Path:
+    """A new empty folder in `folder` that belongs to this process. Raises NoSpace or Failure."""
+    path = new_path(folder, node)
+    try:
+        path.mkdir(mode=0o700)
+        path.chmod(mode)
+    except OSError as error:
+        raise files.failure(error, f"unable to write to '{folder}'") from error
+    return path
+
+
+def new_path(folder: Path, node: str) -> Path:
+    """A path in `folder` for something that this process is about to make."""
+    return folder / _owned(node, secrets.token_hex(8))
+
+
+def set_aside(path: Path, folder: Path, node: str) -> Path:
+    """Takes something out of its place in one durable step, so that its removal may take its time; its new path.
+
+    `folder` lies on the same file system. What a crash leaves of it is swept. Raises NotFound or Failure.
+    """
+    aside = new_path(folder, node)
+    try:
+        path.rename(aside)
+        for changed in {path.parent, folder}:
+            files.sync_dir(changed)
+    except OSError as error:
+        raise files.failure(error, f"unable to remove '{path.name}'") from error
+    return aside
+
+
 def adopt(staged: Path) -> Path:
     """Makes this process the owner of a staged file (a task takes over what an upload left); its new path.
 
@@ -78,20 +110,28 @@ def discard(staged: Path) -> None:
     """Removes a staged file, whoever owns it by now; absent is fine."""
     token = _parse(staged).token
     for path in staged.parent.glob(f"{PREFIX}*.{token}.*"):
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+        with contextlib.suppress(FileNotFoundError, NotFound):
+            _remove(path)
 
 
 def sweep(folder: Path, node: str) -> int:
-    """Removes staged files of this node whose process is dead; how many."""
+    """Removes staged files and folders of this node whose process is dead; how many."""
     removed = 0
     for path in _staged(folder):
         name = StagedName.parse(path.name)
         if name is not None and name.node == node and not process.alive(name.owner):
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+            with contextlib.suppress(FileNotFoundError, NotFound):
+                _remove(path)
                 removed += 1
     return removed
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        # A large tree takes its time: whoever looks meanwhile shall see that somebody is at it.
+        trees.remove(adopt(path))
+    else:
+        path.unlink()
 
 
 def place(staged: Path, target: Path, *, replace: bool = False) -> None:
@@ -145,5 +185,9 @@ def _rename_new(source: Path, target: Path) -> None:
     code = ctypes.get_errno()
     if code not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         raise OSError(code, os.strerror(code), str(target))
+    if source.is_dir():
+        target.mkdir()  # takes the name: a folder may be renamed over an empty one
+        source.rename(target)
+        return
     os.link(source, target, follow_symlinks=False)
     source.unlink()

@@ -22,6 +22,12 @@ _MEMORY: Final = 4 << 30
 _ENDING_SECONDS: Final = 30
 _CHUNK: Final = 1 << 20
 _MAX_COMPLAINT: Final = 64 << 10
+_OUT_OF_SPACE: Final = ("No space left on device", "Disk quota exceeded", "Could not allocate block")
+
+
+def is_full(text: str) -> bool:
+    """Whether a program's complaint means that there is no space left."""
+    return any(words in text for words in _OUT_OF_SPACE)
 
 
 def jail_of(source: Path, target: Path | None = None, limits: Mapping[int, int] | None = None) -> Jail:

@@ -33,7 +33,7 @@ def test_local_is_built_in(registry: StorageRegistry, tmp_path: Path) -> None:
     driver.activate()
     driver.allocate("100/vm-100-disk-0.raw", 512)
     assert (tmp_path / "lib/storage/local/images/100/vm-100-disk-0.raw").exists()
-    assert driver.contents == {"images", "iso", "vztmpl", "backup", "snippets", "import"}
+    assert driver.contents == {"images", "rootdir", "iso", "vztmpl", "backup", "snippets", "import"}
 
 
 def test_local_can_be_configured(registry: StorageRegistry, store: MemoryStore) -> None:
