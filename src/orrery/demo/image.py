@@ -9,7 +9,6 @@ takes up devices that are plugged while it runs, and at boot grows into the disk
 """
 
 import argparse
-import contextlib
 import hashlib
 import logging
 import os
@@ -18,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +27,8 @@ from orrery.demo.archive import initial_ramdisk
 from orrery.demo.bootdisk import MEBIBYTE, BootDisk
 from orrery.demo.modules import DEVICES, STORAGE, KernelModules
 from orrery.demo.packages import DebianPackages
-from orrery.errors import Failure, OrreryError
+from orrery.demo.tree import add_programs, find, overlay, skeleton
+from orrery.errors import OrreryError
 from orrery.system.files import FileLock, sync_dir, write_atomic
 from orrery.system.process import run
 
@@ -38,8 +38,6 @@ GENERAL_KERNEL = "amd64"
 DEFAULT_SIZE = 128 * MEBIBYTE
 
 _GUEST = Path(__file__).parent / "guest"
-_LIBRARY_FOLDERS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
-_LOADER = "lib64/ld-linux-x86-64.so.2"
 _PROGRAMS = ("usr/sbin/dropbear", "usr/bin/dropbearkey", "usr/sbin/qemu-ga", "sbin/resize2fs")
 _PROGRAM_PACKAGES = ("dropbear-bin", "qemu-guest-agent", "e2fsprogs")
 _BUSYBOX_PACKAGE = "busybox-static"
@@ -108,8 +106,10 @@ def prepared(cache: Path, *, kernel: str = CLOUD_KERNEL) -> Prepared:
 def _version() -> str:
     """Changes with everything that an image is made by, but for the packages' versions."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*")):
-        if path.is_file() and path.suffix != ".pyc" and path.name != "run.py":
+    own = Path(__file__).parent
+    programs = (path for path in own.glob("*.py") if path.name not in ("run.py", "template.py"))
+    for path in sorted([*programs, *_GUEST.rglob("*")]):
+        if path.is_file():
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -119,85 +119,24 @@ def _assemble(work: Path, packages: DebianPackages, login: Login, kernel: str, s
     trees = packages.unpack([kernel_package, _BUSYBOX_PACKAGE, *programs])
     kernel_tree = next(tree for tree in trees if tree.name.startswith(kernel_package))
     modules = KernelModules(kernel_tree)
-    busybox = _find(trees, "bin/busybox")
+    busybox = find(trees, "bin/busybox")
 
     root = work / "root"
-    _skeleton(root, busybox)
-    _add_programs(root, trees)
+    skeleton(root, busybox)
+    add_programs(root, trees, _PROGRAMS)
     modules.install((*STORAGE, *DEVICES), root)
-    _overlay(_GUEST / "root", root)
+    overlay(_GUEST / "root", root)
     _add_login(root, login)
 
     ramdisk = work / "ramdisk"
-    _skeleton(ramdisk, busybox)
+    skeleton(ramdisk, busybox)
     modules.install(STORAGE, ramdisk)
-    _overlay(_GUEST / "initramfs", ramdisk)
+    overlay(_GUEST / "initramfs", ramdisk)
 
     boot = root / "boot"
     shutil.copy(kernel_tree / "boot" / f"vmlinuz-{modules.version}", boot / "vmlinuz")
     (boot / "initrd").write_bytes(initial_ramdisk(ramdisk))
     return BootDisk(root, "/boot/vmlinuz", "/boot/initrd", str(uuid.uuid4()), _KERNEL_ARGUMENTS, size)
-
-
-def _find(trees: Iterable[Path], path: str) -> Path:
-    for tree in trees:
-        if (tree / path).is_file():
-            return tree / path
-    raise Failure(f"none of the packages for the demonstration guest holds '{path}'")
-
-
-def _skeleton(root: Path, busybox: Path) -> None:
-    """Folders in the merged layout (/bin is /usr/bin …) and busybox under all its names."""
-    for folder in ("usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "boot", "dev", "etc", "mnt", "proc", "root"):
-        (root / folder).mkdir(parents=True)
-    for folder in ("run", "sys", "tmp", "var/log"):
-        (root / folder).mkdir(parents=True)
-    (root / "root").chmod(0o700)
-    (root / "tmp").chmod(0o1777)
-    for name in ("bin", "sbin", "lib", "lib64"):
-        (root / name).symlink_to(f"usr/{name}")
-    (root / "var/run").symlink_to("/run")
-    shutil.copy(busybox, root / "usr/bin/busybox")
-    for applet in run([str(busybox), "--list-full"], timeout=_TOOL_TIMEOUT).text.split():
-        folder = "usr/sbin" if "sbin/" in applet else "usr/bin"
-        with contextlib.suppress(FileExistsError):
-            (root / folder / Path(applet).name).symlink_to("/usr/bin/busybox")
-
-
-def _add_programs(root: Path, trees: Sequence[Path]) -> None:
-    """Programs, their libraries and the loader, all from the packages and none from this host."""
-    folders = [str(tree / folder) for tree in trees for folder in _LIBRARY_FOLDERS if (tree / folder).is_dir()]
-    loader = _find(trees, _LOADER)
-    _install(loader, root / "usr" / "lib64" / loader.name)
-    for program in _PROGRAMS:
-        source = _find(trees, program)
-        _install(source, root / "usr" / Path(program).parent.name / source.name)
-        command = [str(loader), "--inhibit-cache", "--library-path", ":".join(folders), "--list", str(source)]
-        for line in run(command, timeout=_TOOL_TIMEOUT).text.splitlines():
-            # `NAME => PATH (ADDRESS)`; the kernel's own page and the loader itself have no arrow or are there already
-            name, arrow, place = line.strip().partition(" => ")
-            if arrow and place.startswith("/") and not name.startswith("/"):
-                _install(Path(place.split(" (")[0]), root / "usr/lib/x86_64-linux-gnu" / name)
-
-
-def _install(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)  # busybox may have a link of the same name there
-    shutil.copyfile(source, target)
-    target.chmod(0o755)
-
-
-def _overlay(source: Path, root: Path) -> None:
-    """Our own files over the tree; whatever begins with `#!` becomes executable, however it was checked out."""
-    for path in source.rglob("*"):
-        target = root / path.relative_to(source)
-        if path.is_dir():
-            target.mkdir(exist_ok=True)
-            continue
-        content = path.read_bytes()
-        target.unlink(missing_ok=True)
-        target.write_bytes(content)
-        target.chmod(0o755 if content.startswith(b"#!") else 0o644)
 
 
 def _add_login(root: Path, login: Login) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import re
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,13 +60,11 @@ class DebianPackages:
         kernels = [name for name in graph.get(meta, []) if name.startswith("linux-image-")]
         if not kernels:
             raise Failure(f"apt knows no kernel for '{meta}'; run apt-get update")
-        found = dict.fromkeys(programs)
-        level = list(programs)
-        while level:
-            needs = (need for name in level for need in graph.get(name, []))
-            level = [need for need in dict.fromkeys(needs) if need.startswith("lib") and need not in found]
-            found.update(dict.fromkeys(level))
-        return [kernels[0], *found]
+        return [kernels[0], *_with_libraries(graph, programs)]
+
+    def closure(self, programs: Sequence[str]) -> list[str]:
+        """`programs` and the libraries that they need."""
+        return _with_libraries(_dependencies(programs), programs)
 
     def unpack(self, names: Sequence[str]) -> list[Path]:
         """The unpacked trees of the packages, in the order that apt names them.
@@ -113,6 +111,17 @@ def _dependencies(names: Sequence[str]) -> dict[str, list[str]]:
         elif match := _NEED_LINE.match(line):
             needs.append(match["name"])
     return graph
+
+
+def _with_libraries(graph: Mapping[str, Sequence[str]], programs: Sequence[str]) -> list[str]:
+    """Programs, then the libraries that they and these need, the nearest first."""
+    found = dict.fromkeys(programs)
+    level = list(programs)
+    while level:
+        needs = (need for name in level for need in graph.get(name, []))
+        level = [need for need in dict.fromkeys(needs) if need.startswith("lib") and need not in found]
+        found.update(dict.fromkeys(level))
+    return list(found)
 
 
 def _available(names: Sequence[str]) -> list[_Deb]:
