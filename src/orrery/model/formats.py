@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Every named format that a parameter may have: single words, lists of them, and property strings."""
 
+from orrery.model.container_properties import CONTAINER_FORMATS
 from orrery.model.machine_properties import MACHINE_FORMATS
 from orrery.model.properties import PROPERTY_FORMATS
 from orrery.model.propertystring import PropertyString
 from orrery.model.textformats import TEXT_FORMATS, check_text_format
 
-PROPERTY_STRINGS: dict[str, PropertyString] = {**PROPERTY_FORMATS, **MACHINE_FORMATS}
+PROPERTY_STRINGS: dict[str, PropertyString] = {**PROPERTY_FORMATS, **MACHINE_FORMATS, **CONTAINER_FORMATS}
 
 
 def check_format(name: str, value: str, path: str = "") -> str:

@@ -232,7 +232,7 @@ def _clean(values: Mapping[str, str]) -> dict[str, str]:
         elif key == DESCRIPTION:
             if any("\ud800" <= char <= "\udfff" for char in value):
                 errors[key] = "invalid format - the text is not valid Unicode"
-        elif cleaned[key] and not guesttext.is_value(cleaned[key]):
+        elif cleaned[key] and not guesttext.is_value(key, cleaned[key]):
             errors[key] = "invalid format - value contains a line break or control character"
     if errors:
         raise ParameterError(errors)

@@ -15,7 +15,8 @@
     snaptime: 1790000000
 
 Options first, then what waits for the next start, then special sections, then snapshots; keys sorted. `!` before a
-key that is to be deleted means force. Values are single lines; the description is split into lines and encoded.
+key that is to be deleted means force. Values are single lines; the description is split into lines and encoded, and
+the variables of `env` are separated by NUL.
 """
 
 import re
@@ -27,6 +28,7 @@ from orrery.errors import Corrupt
 
 PENDING = "PENDING"
 SPECIAL = "special:"
+ENVIRONMENT = "env"
 
 _KEY = re.compile(r"[a-z][a-z0-9._-]{0,63}")
 _SECTION = re.compile(r"\[(special:[A-Za-z0-9_-]+|[A-Za-z][A-Za-z0-9_-]*)\]")
@@ -39,9 +41,13 @@ def is_key(text: str) -> bool:
     return _KEY.fullmatch(text) is not None
 
 
-def is_value(text: str) -> bool:
+def is_value(key: str, text: str) -> bool:
     """Whether a text can be the value of an option: one line, no control characters, no outer blanks, not empty."""
-    return bool(text) and not _CONTROL.search(text) and text == text.strip()
+    return bool(text) and not _has_control(key, text) and text == text.strip()
+
+
+def _has_control(key: str, text: str) -> bool:
+    return _CONTROL.search(text.replace("\0", "") if key == ENVIRONMENT else text) is not None
 
 
 def is_section_name(text: str) -> bool:
@@ -130,7 +136,7 @@ def _read_option(section: Section, line: str) -> None:
         raise ValueError(f"'{line[:80]}' is not 'key: value'")
     if key in section.options:
         raise ValueError(f"'{key}' is there twice")
-    if _CONTROL.search(value):
+    if _has_control(key, value):
         raise ValueError(f"the value of '{key}' contains control characters")
     if value:
         section.options[key] = decode_text(value) if key == "description" else value

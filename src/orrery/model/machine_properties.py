@@ -7,13 +7,11 @@ what their other value forbids is never done, since there are neither backups no
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
-from orrery.model.properties import enum, flag
+from orrery.model.properties import address_rule, enum, flag, not_yet
 from orrery.model.propertystring import Property, PropertyString, schema
 from orrery.model.values import Value
 
-NOT_YET = "not-yet"
 _CPU_LIST = r"\d+(?:-\d+)?(?:;\d+(?:-\d+)?)*"
 _BASE64 = r"[A-Za-z0-9+/]+={0,2}|[^=,]+"
 _HEX_ID = r"0x[0-9a-fA-F]{4}"
@@ -33,11 +31,6 @@ MACHINE_TYPE = (
     r"(pc|pc(-i440fx)?-\d+(\.\d+)+(\+pve\d+)?(\.pxe)?|q35|pc-q35-\d+(\.\d+)+(\+pve\d+)?(\.pxe)?"
     r"|virt(?:-\d+(\.\d+)+)?(\+pve\d+)?)"
 )
-
-
-def later(rule: Property) -> Property:
-    """The same key, known but not acted on by this version."""
-    return replace(rule, support=NOT_YET)
 
 
 # Disks -----------------------------------------------------------------------------------------------------------
@@ -72,15 +65,15 @@ _disk: dict[str, Property] = {
     "replicate": flag(True),
     "rerror": enum("ignore", "report", "stop"),
     "serial": Property(max_length=60, format="urlencoded"),
-    "shared": later(flag(False)),
-    "snapshot": later(flag(False)),
+    "shared": not_yet(flag(False)),
+    "snapshot": not_yet(flag(False)),
     "werror": enum("enospc", "ignore", "report", "stop"),
 }
 _ssd = {"ssd": flag(False)}
-_wwn = {"wwn": later(Property(pattern=r"0x[0-9a-fA-F]{16}"))}
+_wwn = {"wwn": not_yet(Property(pattern=r"0x[0-9a-fA-F]{16}"))}
 _threaded = {"iothread": flag(False), "ro": flag(False)}
 
-IDE_DISK = schema(_disk, _ssd, _wwn, {"model": later(Property(max_length=120, format="urlencoded"))})
+IDE_DISK = schema(_disk, _ssd, _wwn, {"model": not_yet(Property(max_length=120, format="urlencoded"))})
 SATA_DISK = schema(_disk, _ssd, _wwn)
 VIRTIO_DISK = schema(_disk, _threaded)
 SCSI_DISK = schema(
@@ -89,18 +82,18 @@ SCSI_DISK = schema(
     _wwn,
     _threaded,
     {
-        "product": later(Property(pattern=r"[A-Za-z0-9_ -]{0,16}")),
-        "queues": later(Property(type="integer", minimum=2)),
-        "scsiblock": later(flag(False)),
-        "vendor": later(Property(pattern=r"[A-Za-z0-9_ -]{0,8}")),
+        "product": not_yet(Property(pattern=r"[A-Za-z0-9_ -]{0,16}")),
+        "queues": not_yet(Property(type="integer", minimum=2)),
+        "scsiblock": not_yet(flag(False)),
+        "vendor": not_yet(Property(pattern=r"[A-Za-z0-9_ -]{0,8}")),
     },
 )
 EFI_DISK = schema(
     _file_keys,
     {
         "efitype": enum("2m", "4m", default="2m"),
-        "import-from": later(_import_from),
-        "ms-cert": later(enum("2011", "2023", "2023w", "2023k", default="2011")),
+        "import-from": not_yet(_import_from),
+        "ms-cert": not_yet(enum("2011", "2023", "2023w", "2023k", default="2011")),
         "pre-enrolled-keys": flag(False),
     },
 )
@@ -122,7 +115,7 @@ NIC = schema(
     {model: Property(alias="macaddr", key_alias="model") for model in NIC_MODELS},
     {
         "bridge": Property(format="pve-bridge-id"),
-        "firewall": later(flag(False)),
+        "firewall": not_yet(flag(False)),
         "link_down": flag(False),
         "macaddr": Property(format="mac-addr"),
         "model": Property(enum=NIC_MODELS, default_key=True, optional=False),
@@ -145,11 +138,11 @@ CPU = schema(
     {
         "cputype": Property(pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*", max_length=64, default_key=True),
         "flags": Property(pattern=r"[+-][a-zA-Z0-9._-]+(;[+-][a-zA-Z0-9._-]+)*"),
-        "guest-phys-bits": later(Property(type="integer", minimum=32, maximum=64)),
-        "hidden": later(flag(False)),
-        "hv-vendor-id": later(Property(pattern=r"[a-zA-Z0-9]{1,12}")),
-        "phys-bits": later(Property(pattern=r"host|\d{1,2}")),
-        "reported-model": later(Property(pattern=r"[A-Za-z0-9._-]+")),
+        "guest-phys-bits": not_yet(Property(type="integer", minimum=32, maximum=64)),
+        "hidden": not_yet(flag(False)),
+        "hv-vendor-id": not_yet(Property(pattern=r"[a-zA-Z0-9]{1,12}")),
+        "phys-bits": not_yet(Property(pattern=r"host|\d{1,2}")),
+        "reported-model": not_yet(Property(pattern=r"[A-Za-z0-9._-]+")),
     },
     rule=_cpu_rule,
 )
@@ -172,7 +165,7 @@ AGENT = schema(
         "enabled": Property(type="boolean", default=False, default_key=True, optional=False),
         "freeze-fs": flag(True),
         "freeze-fs-on-backup": Property(alias="freeze-fs"),
-        "fstrim_cloned_disks": later(flag(False)),
+        "fstrim_cloned_disks": not_yet(flag(False)),
         "guest-fsfreeze": Property(alias="freeze-fs"),
         "type": enum("virtio", "isa", default="virtio"),
     }
@@ -202,10 +195,10 @@ BOOT = schema(
 MACHINE = schema(
     {
         "type": Property(pattern=MACHINE_TYPE, max_length=40, default_key=True),
-        "aw-bits": later(Property(type="number", minimum=32, maximum=64)),
-        "enable-s3": later(flag()),
-        "enable-s4": later(flag()),
-        "viommu": later(enum("intel", "virtio")),
+        "aw-bits": not_yet(Property(type="number", minimum=32, maximum=64)),
+        "enable-s3": not_yet(flag()),
+        "enable-s4": not_yet(flag()),
+        "viommu": not_yet(enum("intel", "virtio")),
     }
 )
 RNG = schema(
@@ -231,7 +224,7 @@ VGA = schema(
             default_key=True,
             later_values=("qxl2", "qxl3", "qxl4", "virtio-gl"),
         ),
-        "clipboard": later(enum("vnc")),
+        "clipboard": not_yet(enum("vnc")),
         "memory": Property(type="integer", minimum=4, maximum=512),
     }
 )
@@ -295,12 +288,6 @@ TDX = schema(
 CLOUD_INIT_FILES = schema(dict.fromkeys(("meta", "network", "user", "vendor"), Property(format="pve-volume-id")))
 
 
-def _address_rule(values: Mapping[str, Value]) -> None:
-    for gateway, address in (("gw", "ip"), ("gw6", "ip6")):
-        if gateway in values and address not in values:
-            raise ValueError(f"gateway '{gateway}' needs an address '{address}'")
-
-
 IP_CONFIG = schema(
     {
         "gw": Property(format="ipv4"),
@@ -308,7 +295,7 @@ IP_CONFIG = schema(
         "ip": Property(format="pve-ipv4-config", default="dhcp"),
         "ip6": Property(format="pve-ipv6-config", default="dhcp"),
     },
-    rule=_address_rule,
+    rule=address_rule,
 )
 
 MACHINE_FORMATS: dict[str, PropertyString] = {

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Property strings that are not a machine's: limits, retention, start order, realms, and the cluster's options."""
+"""Property strings that are not a guest's: limits, retention, start order, realms, and the cluster's options."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from orrery.model.propertystring import Property, PropertyString, schema
 from orrery.model.values import Value
@@ -19,6 +20,18 @@ def enum(*words: str, default: str | None = None, optional: bool = True, require
 def flag(default: bool | None = None, *, optional: bool = True) -> Property:
     """A boolean key."""
     return Property(type="boolean", default=default, optional=optional)
+
+
+def not_yet(rule: Property) -> Property:
+    """The same key, known but not acted on by this version: refused where its value is not the default."""
+    return replace(rule, support="not-yet")
+
+
+def address_rule(values: Mapping[str, Value]) -> None:
+    """A gateway is of use only beside an address; raises ValueError."""
+    for gateway, address in (("gw", "ip"), ("gw6", "ip6")):
+        if gateway in values and address not in values:
+            raise ValueError(f"gateway '{gateway}' needs an address '{address}'")
 
 
 def _prune_rule(values: Mapping[str, Value]) -> None:

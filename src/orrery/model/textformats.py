@@ -77,6 +77,20 @@ def _volume_or_path(value: str) -> str:
     return _absolute_path(value) if value.startswith("/") else _volume_id(value)
 
 
+def _mount_source(value: str) -> str:
+    """What a container mounts: a volume, the size of a new one (`STORAGE:8`), or a path of the host."""
+    if value == "/":
+        raise ValueError("the host's root folder cannot be mounted")
+    return _volume_or_path(value)
+
+
+def _device_path(value: str) -> str:
+    path = _absolute_path(value)
+    if not path.removeprefix("/dev/").strip("/") or not path.startswith("/dev/"):
+        raise ValueError(f"value '{value[:80]}' is not the path of a device (/dev/…)")
+    return path
+
+
 def _disk_source(value: str) -> str:
     return value if value in ("none", "cdrom") else _volume_or_path(value)
 
@@ -165,6 +179,16 @@ def _words_or(otherwise: TextFormat, *words: str) -> TextFormat:
     return lambda value: value if value in words else otherwise(value)
 
 
+def _resolver(value: str) -> str:
+    """An address of a name server; a link-local one may name the card behind it, `fe80::1%eth0`."""
+    address, percent, card = value.partition("%")
+    if not percent:
+        return _ip(value)
+    if not ipaddress.IPv6Address(_ipv6(address)).is_link_local or not re.fullmatch(r"[-_.\w]{1,15}", card, re.ASCII):
+        raise ValueError(f"value '{value[:80]}' is not a link-local IPv6 address with the name of a network card")
+    return value
+
+
 def _portal(value: str) -> str:
     host, _, port = value.rpartition(":") if re.search(r"(^[^:]+|\]):\d+$", value) else (value, "", "")
     _address(host.removeprefix("[").removesuffix("]"))
@@ -239,6 +263,9 @@ def _pool_id(value: str) -> str:
 
 _bridge = _pattern(r"[-_.\w]{1,15}", "bridge name")
 
+_LIST_JOINTS = {"pve-tag-list": ";", "lxc-ip-with-ll-iface-list": " ", "dns-name-list": " "}
+"""How lists are written, where it is not by commas."""
+
 TEXT_FORMATS: dict[str, TextFormat] = {
     "CIDR": _cidr,
     "CIDRv4": _cidr4,
@@ -252,17 +279,21 @@ TEXT_FORMATS: dict[str, TextFormat] = {
     "ipv4": _ipv4,
     "ipv6": _ipv6,
     "ldap-simple-attr": _pattern(r"[a-zA-Z0-9]+", "LDAP attribute"),
+    "lxc-ip-with-ll-iface": _resolver,
     "mac-addr": _mac,
     "mac-prefix": _mac_prefix,
     "pve-bridge-id": _bridge,
     "pve-configid": _pattern(r"[A-Za-z][A-Za-z0-9_-]+", "configuration ID", 128),
     "pve-cpuset": _cpu_set,
+    "pve-ct-timezone": _pattern(r"host|[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}", "time zone", 64),
     "pve-dir-override": _folder_override,
     "pve-groupid": _pattern(_WORD, "group ID", 255),
     "pve-hotplug-features": _hotplug_features,
     "pve-iface": _pattern(r"[A-Za-z][A-Za-z0-9_]{1,20}([:.]\d+)?", "network interface name"),
     "pve-ipv4-config": _words_or(_cidr4, "dhcp", "manual"),
     "pve-ipv6-config": _words_or(_cidr6, "auto", "dhcp", "manual"),
+    "pve-lxc-dev-string": _device_path,
+    "pve-lxc-mp-string": _mount_source,
     "pve-node": _pattern(_LABEL, "node name"),
     "pve-poolid": _pool_id,
     "pve-priv": _pattern(r"[A-Za-z]+(\.[A-Za-z]+){1,2}", "privilege"),
@@ -292,14 +323,14 @@ TEXT_FORMATS: dict[str, TextFormat] = {
 def check_text_format(name: str, value: str) -> str:
     """Check a value against a format by its name and return it in canonical form.
 
-    A name that ends in `-list` checks every item; the result is joined with `,`, tags with `;`. ValueError for a bad
-    value, LookupError for a name that does not exist (a mistake in a table, not in a request).
+    A name that ends in `-list` checks every item; the result is joined with `,`, tags with `;`, name servers and
+    domains with a space. ValueError for a bad value, LookupError for a name that does not exist (a mistake in a table,
+    not in a request).
     """
     if name in TEXT_FORMATS:
         return TEXT_FORMATS[name](value)
     one = TEXT_FORMATS.get(name.removesuffix("-list"))
     if one is None or not name.endswith("-list"):
         raise LookupError(f"format '{name}' does not exist")
-    if name == "pve-tag-list":
-        return ";".join(dict.fromkeys(one(item) for item in split_list(value)))
-    return ",".join(one(item) for item in split_list(value))
+    items = [one(item) for item in split_list(value)]
+    return _LIST_JOINTS.get(name, ",").join(dict.fromkeys(items) if name == "pve-tag-list" else items)
