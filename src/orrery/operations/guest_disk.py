@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from orrery.drivers.qemu.plan import VolumeFile
+from orrery.drivers.storage.options import copy_rate
 from orrery.errors import Conflict, Failure, ParameterError
 from orrery.model.disks import parse_disk
 from orrery.model.disksize import format_size, parse_resize
@@ -117,7 +118,8 @@ class ResizeDisk(DiskVerb):
 class MoveDisk(DiskVerb):
     """Copies disk `disk` to `target`, in `format` (the storage's default when None), and uses the copy from then on.
 
-    The original becomes an unused disk, with `delete` it is removed. `limit` is in KiB/s.
+    The original becomes an unused disk, with `delete` it is removed. `limit` is in KiB/s, 0 for none; without it the
+    slower of what the two storages allow holds.
     """
 
     kind: ClassVar[str] = "qmmove"
@@ -147,6 +149,14 @@ class MoveDisk(DiskVerb):
         if volume.storage == self.target and storage.info(name).format == wanted:
             raise Failure("you can't move to the same storage with same format")
 
+    def rate(self, ctx: NodeContext, volume: VolumeId) -> int | None:
+        """Bytes a second that may be copied from `volume`; None for no limit, 0 for none whatever storages say."""
+        if self.limit is not None:
+            return self.limit * 1024
+        storages = {volume.storage, self.target}
+        rates = [copy_rate(ctx.storages.definition(storage).get("bwlimit")) for storage in storages]
+        return min((rate for rate in rates if rate), default=None)
+
     def run(self, ctx: NodeContext, task: TaskHandle) -> None:
         """Copies, switches over, writes the configuration; until then a failure leaves everything as it was."""
         self.check(ctx)
@@ -170,7 +180,7 @@ class MoveDisk(DiskVerb):
             task.step("switch")
             put(ctx, stored, config)
 
-        rate = None if self.limit is None else self.limit * 1024
+        rate = self.rate(ctx, volume)
         undo = {"vmid": self.vmid, "disk": self.disk, "before": before, "volume": new}
         with undone_unless_taken(task, "guest.settle_move", **undo):
             if ctx.machines.find(self.vmid) is not None and not self.disk.startswith("unused"):

@@ -94,7 +94,7 @@ class PublishUpload:
         require_content(ctx.storages.get(self.storage), parse_name(self.volume).content)
 
     def run(self, ctx: NodeContext, task: TaskHandle) -> None:
-        """Verifies the upload and publishes it; a failure removes it."""
+        """Verifies the upload and publishes it; a failure removes it. Cancelling works until it gets its name."""
         driver = ctx.storages.get(self.storage)
         parsed = parse_name(self.volume)
         task.before("volume.unstage", storage=self.storage, staged=self.staged)
@@ -103,6 +103,8 @@ class PublishUpload:
         check_checksum(self.checksum, self.algorithm, self.computed, task.log)
         check_content(staged, parsed)
         task.step("publish")
+        task.commit()
+        task.before("volume.unstage", storage=self.storage, staged=self.staged)
         driver.publish(staged, self.volume, replace=True)
         task.log(f"published {self.storage}:{self.volume}")
 

@@ -96,6 +96,8 @@ class DownloadUrl:
                 task.log(f"unpacked {size} bytes")
             check_content(staged, parse_name(self.volume))
             task.step("publish")
+            task.commit()
+            task.before("volume.sweep", storage=self.storage)
             try:
                 driver.publish(staged, self.volume)
             except AlreadyExists as error:

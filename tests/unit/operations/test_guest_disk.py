@@ -8,7 +8,7 @@ import pytest
 
 from orrery.errors import ParameterError
 from orrery.model.volume import VolumeId
-from orrery.operations.guest_disk import ResizeDisk
+from orrery.operations.guest_disk import MoveDisk, ResizeDisk
 
 DISK = VolumeId("local", "100/vm-100-disk-0.raw")
 
@@ -28,3 +28,22 @@ def test_sizes_that_no_disk_can_have(size: str) -> None:
     with pytest.raises(ParameterError) as caught:
         ResizeDisk(100, "scsi0", size).target(node_with_a_disk_of(1 << 30), DISK)
     assert list(caught.value.errors) == ["size"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "source", "target", "expected"),
+    [
+        (None, None, None, None),
+        (None, None, "move=100", 100 << 10),
+        (None, "default=50", "move=100", 50 << 10),
+        (None, "move=0,default=50", None, None),
+        (7, "default=50", "move=100", 7 << 10),
+        (0, "default=50", "move=100", 0),
+    ],
+)
+def test_a_move_is_as_slow_as_its_storages_want(
+    limit: int | None, source: str | None, target: str | None, expected: int | None
+) -> None:
+    found: dict[str, dict[str, str | None]] = {"local": {"bwlimit": source}, "fast": {"bwlimit": target}}
+    ctx: Any = SimpleNamespace(storages=SimpleNamespace(definition=found.__getitem__))
+    assert MoveDisk(100, "scsi0", target="fast", limit=limit).rate(ctx, DISK) == expected

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from orrery.drivers.storage.directory import DirectoryStorage
 from orrery.drivers.storage.registry import StorageRegistry
 from orrery.errors import AlreadyExists, Cancelled, Failure, NotFound, NotSupported, OrreryError
 from orrery.model.guest import GuestConfig, GuestRecord
@@ -57,8 +58,14 @@ class Task:
         del self.records[record]
 
     def commit(self) -> None:
+        self.step("commit")
         self.records.clear()
         self.committed = True
+
+    def end(self) -> None:
+        """As the journal does at the end: what can still be undone is, if that was asked for."""
+        if self.records:
+            self.commit()
 
 
 @dataclass
@@ -66,14 +73,17 @@ class Node:
     ctx: Any
     store: MemoryStore
     root: Path
+    task: Task | None = None
 
     def run(self, operation: Any, *, stop: bool = False) -> Task:
         """Carries out an operation as a task would, through JSON and with its undo."""
         operation = registry.decode(operation.kind, registry.encode(operation))
         task = Task(stop=stop)
         operation.check(self.ctx)
+        self.task = task
         try:
             operation.run(self.ctx, task)
+            task.end()
         except OrreryError:
             self.undo(task)
             raise
@@ -175,6 +185,35 @@ def test_import_image_is_published(node: Node, tmp_path: Path) -> None:
 def test_cancelled_upload_is_removed(node: Node) -> None:
     with pytest.raises(Cancelled):
         node.run(PublishUpload("local", "iso/x.iso", node.staged("iso/x.iso", b"cd"), 2), stop=True)
+    assert node.everything() == set()
+
+
+def test_an_upload_cancelled_too_late_is_there(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_late(node, monkeypatch)
+    task = node.run(PublishUpload("local", "iso/x.iso", node.staged("iso/x.iso", b"cd"), 2))
+    assert task.committed
+    assert node.everything() == {"template/iso/x.iso"}
+
+
+def publish_late(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on tasks are asked to stop just when a file has got its name."""
+    publish = DirectoryStorage.publish
+
+    def published(self: DirectoryStorage, *arguments: Any, **options: Any) -> None:
+        publish(self, *arguments, **options)
+        assert node.task is not None
+        node.task.stop = True
+
+    monkeypatch.setattr(DirectoryStorage, "publish", published)
+
+
+def test_an_upload_that_cannot_be_published_is_removed(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: DirectoryStorage, *arguments: Any, **options: Any) -> None:
+        raise Failure("no space")
+
+    monkeypatch.setattr(DirectoryStorage, "publish", full)
+    with pytest.raises(Failure, match="no space"):
+        node.run(PublishUpload("local", "iso/x.iso", node.staged("iso/x.iso", b"cd"), 2))
     assert node.everything() == set()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.unit.drivers.storage.test_fetch import page, serving
-from tests.unit.operations.test_volume import Node, node
+from tests.unit.operations.test_volume import Node, node, publish_late
 
 from orrery.drivers.storage import usage
 from orrery.drivers.storage.base import Usage
@@ -92,6 +92,13 @@ def test_cancel(node: Node) -> None:
     with serving({"/x": page(DATA)}) as site, pytest.raises(Cancelled):
         node.run(download(f"{site.url}/x"), stop=True)
     assert node.everything() == set()
+
+
+def test_a_download_cancelled_too_late_is_there(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_late(node, monkeypatch)
+    with serving({"/x": page(DATA)}) as site:
+        assert node.run(download(f"{site.url}/x")).committed
+    assert node.everything() == {"template/iso/x.iso"}
 
 
 def test_too_large_is_refused_before_it_starts(node: Node) -> None:
