@@ -25,7 +25,7 @@ MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE, MS_LAZYTIME = 4096, 16384, 1 << 18, 1 << 
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
-_MOVE_MOUNT_F_EMPTY_PATH = 4
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS = 4, 0x10
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
 MOUNT_ATTR_NOATIME, MOUNT_ATTR_ATIME, MOUNT_ATTR_IDMAP = 0x10, 0x70, 0x00100000
 _ATTRIBUTES: Final = {
@@ -35,8 +35,9 @@ _ATTRIBUTES: Final = {
     MS_NOEXEC: MOUNT_ATTR_NOEXEC,
     MS_NOATIME: MOUNT_ATTR_NOATIME,
 }
-# These three have the same number on every architecture.
-_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
+# These have the same number on every architecture.
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_OPENAT2, _SYS_MOUNT_SETATTR = 428, 429, 437, 442
+_RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10  # openat2.h
 # loop.h
 _LOOP_CONTROL: Final = "/dev/loop-control"
 _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE, _LOOP_GET_STATUS64, _LOOP_SET_CAPACITY = 0x4C82, 0x4C0A, 0x4C05, 0x4C07
@@ -138,9 +139,42 @@ def set_attributes(
 
 def move_tree(tree: int, target: str) -> None:
     """Attach a detached copy at `target`. Raises StepError."""
-    flags = _MOVE_MOUNT_F_EMPTY_PATH
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_SYMLINKS
     step = f"bind at '{target}'"
     call(step, _syscall, _SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), flags)
+
+
+def open_inside(top: int, path: str, flags: int) -> int:
+    """Open `path` with the open folder `top` as the root of all names and links (openat2(2)). Raises StepError."""
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    return call(f"open '{path}'", _syscall, _SYS_OPENAT2, top, os.fsencode(path), how, len(how))
+
+
+def make_inside(top: int, path: str, *, folder: bool) -> int:
+    """Open a mount point below `top` as `open_inside` does, made first where it is missing. Raises StepError."""
+    parts = [part for part in path.split("/") if part]
+    for depth, part in enumerate(parts, 1):
+        here = "/".join(parts[:depth])
+        last = depth == len(parts)
+        try:
+            opened = open_inside(top, here, os.O_PATH)
+        except StepError as error:
+            if error.code != errno.ENOENT:
+                raise
+            parent = open_inside(top, "/".join(parts[: depth - 1]) or ".", os.O_PATH | os.O_DIRECTORY)
+            try:
+                if folder or not last:
+                    os.mkdir(part, 0o755, dir_fd=parent)
+                else:
+                    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+                    os.close(os.open(part, flags, 0o644, dir_fd=parent))
+            finally:
+                os.close(parent)
+            opened = open_inside(top, here, os.O_PATH)
+        if last:
+            return opened
+        os.close(opened)
+    raise StepError(f"mount at '{path}'", errno.EINVAL)
 
 
 def attributes_of(flags: int) -> int:

@@ -81,7 +81,7 @@ def _bind(each: dict[str, Any], flags: int) -> None:
     try:
         if os.path.isdir(source):  # noqa: PTH112
             os.makedirs(target, mode=0o700, exist_ok=True)
-        else:
+        elif not os.path.exists(target):  # noqa: PTH110
             os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
             os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         move_tree(tree, target)

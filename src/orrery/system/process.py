@@ -28,7 +28,7 @@ import structlog
 from orrery.errors import Failure
 from orrery.system import launch
 from orrery.system.jail import Jail
-from orrery.system.mounts import Mount
+from orrery.system.mounts import Shown
 
 _log = structlog.get_logger("orrery.process")
 
@@ -291,7 +291,7 @@ def spawn(
     *,
     name: str | None = None,
     jail: Jail | None = None,
-    view: Sequence[Mount] | None = None,
+    view: Sequence[Shown] | None = None,
     cgroups: Sequence[Path] = (),
     stdin: int | None = None,
     stdout: int | None = None,

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Namespaces of running processes: mounts in them are added, removed and grown, their network is looked at.
+
+Everything is done by a thread that enters the namespaces and ends. Paths in a container are resolved as the container
+itself would, so that its links lead nowhere else.
+"""
+
+import errno
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+from orrery.system import kernel, launch_view
+from orrery.system.kernel import StepError
+from orrery.system.mounts import DeviceNode, DeviceNodes, Mount, leave, telling
+
+_T = TypeVar("_T")
+
+_RELEASE_SECONDS: Final = 5.0
+
+
+def apart(work: Callable[[], _T]) -> _T:
+    """Run `work` in a thread of its own, which may change its namespaces, user and folder: they end with it.
+
+    `work` must not import anything: modules would be looked for where it is by then.
+    """
+    result: list[_T] = []
+    problem: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            kernel.unshare(kernel.CLONE_FS)
+            result.append(work())
+        except BaseException as error:  # noqa: BLE001  (raised again below, in the thread that asked)
+            problem.append(error)
+
+    thread = threading.Thread(target=run, name="apart")
+    thread.start()
+    thread.join()
+    if problem:
+        raise problem[0]
+    return result[0]
+
+
+def in_network(pid: int, work: Callable[[], _T]) -> _T:
+    """Run `work` in the network of a process. Raises Failure when the process is gone."""
+
+    def inside() -> _T:
+        kernel.enter(f"/proc/{pid}/ns/net", kernel.CLONE_NEWNET)
+        return work()
+
+    with telling(f"unable to enter the network of process {pid}"):
+        return apart(inside)
+
+
+def attach(pid: int, mount: Mount, target: str, *, owner: tuple[int, int] = (0, 0), mapped: bool = False) -> None:
+    """Show a mount in the namespace of a running process at `target`, which is a path as that process sees it.
+
+    Missing folders of `target` are made for `owner` (uid, gid on the host). `mapped`: the ids of its files are mapped
+    through the process's user namespace. `mount.target` is where it is put together meanwhile, seen by nobody. Raises
+    Failure; then nothing has changed.
+    """
+
+    def prepare() -> int:
+        leave()
+        launch_view.place(mount.describe())
+        return kernel.clone_tree(str(mount.target), recursive=False)
+
+    def inside() -> None:
+        tree = prepare()
+        try:
+            if mapped:
+                _map(tree, pid)
+            folder = stat.S_ISDIR(os.fstat(tree).st_mode)
+            kernel.enter(f"/proc/{pid}/ns/mnt", kernel.CLONE_NEWNS)
+            _as_owner(owner, lambda: _make_target(target, folder=folder))
+            kernel.move_tree(tree, target)
+        finally:
+            os.close(tree)
+
+    with telling(f"unable to mount '{target}'"):
+        apart(inside)
+
+
+def attach_node(pid: int, node: DeviceNode, spot: Path, target: str, owner: tuple[int, int]) -> None:
+    """Show a device node in the namespace of a running process at `target`; `spot` is as `Mount.target`.
+
+    Raises Failure.
+    """
+
+    def inside() -> None:
+        leave()
+        launch_view.place(DeviceNodes(spot, (node,)).describe())
+        tree = kernel.clone_tree(str(spot / node.name), recursive=False)
+        try:
+            kernel.enter(f"/proc/{pid}/ns/mnt", kernel.CLONE_NEWNS)
+            _as_owner(owner, lambda: _make_target(target, folder=False))
+            kernel.move_tree(tree, target)
+        finally:
+            os.close(tree)
+
+    with telling(f"unable to show the device '{target}'"):
+        apart(inside)
+
+
+def detach(pid: int, target: str, *, lazy: bool = False) -> bool:
+    """Unmount `target` in the namespace of a running process; whether it was mounted there.
+
+    Raises Failure, "… is busy" when it is in use (unless `lazy`: then it goes when the last user lets go).
+    """
+
+    def inside() -> bool:
+        kernel.enter(f"/proc/{pid}/ns/mnt", kernel.CLONE_NEWNS)
+        try:
+            kernel.unmount(target, kernel.UMOUNT_NOFOLLOW | (kernel.MNT_DETACH if lazy else 0))
+        except StepError as error:
+            if error.code in (errno.EINVAL, errno.ENOENT):  # no mount point
+                return False
+            raise
+        return True
+
+    with telling(f"unable to unmount '{target}'"):
+        return apart(inside)
+
+
+def grow(pid: int, path: Path, folder: str) -> None:
+    """Let a mounted ext4 image fill its file, which has grown; process `pid` has it mounted at `folder`.
+
+    Raises Failure. Idempotent.
+    """
+
+    def work() -> None:
+        for device in kernel.loops_over(str(path)):
+            kernel.notice_growth(device)
+        opened = os.open(f"/proc/{pid}/root{folder}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            size = path.stat().st_size
+            kernel.grow_ext4(opened, size // os.fstatvfs(opened).f_bsize)
+        finally:
+            os.close(opened)
+
+    with telling(f"unable to grow '{path.name}'"):
+        work()
+
+
+def in_use(path: Path) -> bool:
+    """Whether a loop device has this image under it."""
+    try:
+        return bool(kernel.loops_over(str(path)))
+    except OSError:
+        return False
+
+
+def wait_unused(path: Path, seconds: float = _RELEASE_SECONDS) -> bool:
+    """Wait until no loop device has this image under it any more; False after `seconds`."""
+    end = time.monotonic() + seconds
+    while in_use(path):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _map(tree: int, pid: int) -> None:
+    user = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        kernel.set_attributes(tree, 0, user_namespace=user, title="map the ids of its files")
+    finally:
+        os.close(user)
+
+
+def _as_owner(owner: tuple[int, int], work: Callable[[], None]) -> None:
+    """Touch files as this user of the host: in a tree whose ids are mapped, root of the host is nobody."""
+    kernel.LIBC.setfsgid(owner[1])
+    kernel.LIBC.setfsuid(owner[0])
+    try:
+        work()
+    finally:
+        kernel.LIBC.setfsuid(0)
+        kernel.LIBC.setfsgid(0)
+
+
+def _make_target(target: str, *, folder: bool) -> None:
+    parent, name = os.path.split(target.rstrip("/"))
+    os.makedirs(parent or "/", mode=0o755, exist_ok=True)  # noqa: PTH103
+    place = f"{parent}/{name}"
+    if folder:
+        if not os.path.isdir(place):  # noqa: PTH112
+            os.mkdir(place, 0o755)  # noqa: PTH102
+    elif not os.path.exists(place):  # noqa: PTH110
+        os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644))
