@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tests.lab import qemu_lab
 
 from orrery.drivers.qemu.agent import Agent
 from orrery.drivers.qemu.driver import QemuDriver
+from orrery.drivers.qemu.monitor import Monitor
 from orrery.drivers.qemu.plan import VolumeFile
 from orrery.drivers.qemu.records import guest_uid
 from orrery.drivers.qemu.watcher import MachineWatcher
@@ -318,6 +320,38 @@ def test_medium_is_changed_and_ejected(guest: Guest) -> None:
         assert machine.node_of("ide2") is None
         machine.change_medium(drive, None)
     assert str(other) not in open_files(guest.pid)
+
+
+def test_a_medium_that_cannot_be_inserted_leaves_the_old_one(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    iso, other = guest.folder / "old.iso", guest.folder / "new.iso"
+    iso.write_bytes(b"A" * 2 * MIB)
+    other.write_bytes(b"B" * 3 * MIB)
+    drive = parse_disk("ide2", "none,media=cdrom")
+
+    def refuse(monitor: Monitor, command: str, arguments: Any = None, **more: Any) -> Any:
+        if command == "blockdev-insert-medium" and not refused:
+            refused.append(command)
+            raise Failure("not this one")
+        return execute(monitor, command, arguments, **more)
+
+    execute, refused = Monitor.execute, list[str]()
+    missing = VolumeFile(guest.folder / "missing.iso", "raw", read_only=True)
+    with guest.driver.live(100, guest.config) as machine:
+        machine.change_medium(drive, VolumeFile(iso, "raw", read_only=True))
+        with pytest.raises(Failure, match="unable to open"):
+            machine.change_medium(drive, missing)
+        assert machine.medium_path("ide2", guest.pid) == iso
+        monkeypatch.setattr(Monitor, "execute", refuse)
+        with pytest.raises(Failure, match="not this one"):
+            machine.change_medium(drive, VolumeFile(other, "raw", read_only=True))
+        assert machine.medium_path("ide2", guest.pid) == iso
+        assert str(other) not in open_files(guest.pid)
+    with guest.driver.monitor(100) as monitor:
+        drives = {each["qdev"]: each for each in monitor.execute("query-block") if each.get("qdev")}
+        assert not drives["ide2"]["tray_open"]
+    with guest.driver.live(100, guest.config) as machine:
+        machine.change_medium(drive, None)
+    assert str(iso) not in open_files(guest.pid)
 
 
 def test_rates_hold_and_are_lifted(guest: Guest) -> None:

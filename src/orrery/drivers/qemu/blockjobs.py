@@ -12,7 +12,7 @@ from typing import Any, Final
 from orrery.drivers.qemu.commandline import live_context
 from orrery.drivers.qemu.devices import disk
 from orrery.drivers.qemu.facts import HostFacts
-from orrery.drivers.qemu.live import LiveSources, drop_node, drop_nodes, node_of, nodes_of
+from orrery.drivers.qemu.live import LiveSources, drop_node, drop_nodes, free_name, node_of
 from orrery.drivers.qemu.monitor import Event, Monitor, MonitorError
 from orrery.drivers.qemu.plan import VolumeFile
 from orrery.errors import Failure
@@ -53,7 +53,7 @@ class BlockJobs:
         before = node_of(self._monitor, drive.key)
         if before is None:
             raise Failure(f"disk '{drive.key}' is not attached")
-        name = self._free_name(drive.key)
+        name = free_name(self._monitor, drive.key)
         job = job_name(drive.key)
         try:
             context = live_context(self._view, self._facts, LiveSources(self._monitor))
@@ -140,10 +140,6 @@ class BlockJobs:
                 raise Failure(f"VM {self._monitor.vmid} ended while '{job}' was running") from error
             raise
         return next((each for each in jobs if each["id"] == job), None)
-
-    def _free_name(self, key: str) -> str:
-        taken = nodes_of(self._monitor, key)
-        return next(name for number in range(1000) if (name := disk.node_name(key, number)) not in taken)
 
 
 def job_name(key: str) -> str:

@@ -6,6 +6,7 @@ not listen at all (no system is up yet): that is an error after a while, and the
 """
 
 import contextlib
+import itertools
 import os
 import re
 import time
@@ -94,18 +95,27 @@ class LiveMachine:
             self._monitor.execute("object-del", {"id": thread})
 
     def change_medium(self, drive: Disk, volume: VolumeFile | None) -> None:
-        """Put another medium into a CD-ROM drive, or none. A guest that has locked the tray is not asked."""
-        before = self.node_of(drive.key)
-        self._monitor.execute("blockdev-open-tray", {"id": drive.key, "force": True})
-        if before is not None:
-            self._monitor.execute("blockdev-remove-medium", {"id": drive.key})
-            self._drop_nodes(drive.key)
-        if volume is not None:
-            with self._undone_on_failure(lambda: self._drop_nodes(drive.key)):
-                name = disk.node_name(drive.key)
-                self._monitor.execute("blockdev-add", disk.block_node(drive, volume, self._context(), name))
-                self._monitor.execute("blockdev-insert-medium", {"id": drive.key, "node-name": name})
-        self._monitor.execute("blockdev-close-tray", {"id": drive.key})
+        """Put another medium into a CD-ROM drive, or none. A guest that has locked the tray is not asked.
+
+        Whatever fails, the medium of before is in the drive again.
+        """
+        before, after = self.node_of(drive.key), None
+        with self._undone_on_failure(lambda: self._drop_nodes(drive.key)):
+            if volume is not None:
+                after = free_name(self._monitor, drive.key)
+                self._monitor.execute("blockdev-add", disk.block_node(drive, volume, self._context(), after))
+            with self._undone_on_failure(lambda: self._exchange(drive.key, before)):
+                self._exchange(drive.key, after)
+        self._drop_nodes(drive.key)
+
+    def _exchange(self, key: str, node: str | None) -> None:
+        """Open the tray, leave nothing but `node` in it, and close it."""
+        self._monitor.execute("blockdev-open-tray", {"id": key, "force": True})
+        if self.node_of(key) is not None:
+            self._monitor.execute("blockdev-remove-medium", {"id": key})
+        if node is not None:
+            self._monitor.execute("blockdev-insert-medium", {"id": key, "node-name": node})
+        self._monitor.execute("blockdev-close-tray", {"id": key})
 
     def set_throttle(self, drive: Disk) -> None:
         """Put the disk's rates in force; those that it does not name are lifted."""
@@ -260,6 +270,12 @@ def nodes_of(monitor: Monitor, key: str) -> list[str]:
     pattern = re.compile(rf"drive-{re.escape(key)}(\.\d+)?")
     found = monitor.execute("query-named-block-nodes", {"flat": True})
     return sorted(str(each["node-name"]) for each in found if pattern.fullmatch(str(each["node-name"])))
+
+
+def free_name(monitor: Monitor, key: str) -> str:
+    """A name for a new format node of a drive: that of the first generation that is not there."""
+    taken = nodes_of(monitor, key)
+    return next(name for number in itertools.count() if (name := disk.node_name(key, number)) not in taken)
 
 
 def drop_nodes(monitor: Monitor, key: str) -> None:
