@@ -254,7 +254,8 @@ class Tree:
         where = path
         for _ in range(_LINKS):
             parts = _parts(where)
-            if not parts or parts[-1] == "..":
+            # A name with a slash would make the kernel forget the folder that is held: it must be one part alone.
+            if not parts or parts[-1] == ".." or "/" in parts[-1]:
                 raise Failure(f"'{path}' in the container is no place for a file")
             above = "/".join(parts[:-1])
             with (

@@ -49,6 +49,12 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
+def test_these_tests_cannot_write_to_the_host():
+    for place in (Path("/"), Path("/etc"), Path(__file__).parent, Path("/var/lib")):
+        with pytest.raises(OSError, match="Read-only file system"):
+            (place / "orrery-escaped").touch()
+
+
 # --- ordinary use
 
 
@@ -146,6 +152,17 @@ def test_no_file_can_be_at_such_a_path(tree, path):
     with pytest.raises(Failure):
         write(tree, path, b"x")
     assert tree.readlink("/etc") is None
+
+
+@pytest.mark.parametrize("path", ["", "/", "//", "///", "//.", "./", ".", "..", "/..", "//..", "/etc/.."])
+def test_the_top_itself_is_never_removed(tree, root, path, monkeypatch):
+    def never(*_args: object, **_more: object) -> None:
+        pytest.fail("something would have been removed")
+
+    monkeypatch.setattr("orrery.drivers.lxc.tree.shutil.rmtree", never)
+    with pytest.raises(Failure):
+        tree.remove(path, recursive=True)
+    assert (root / "etc/hosts").exists()
 
 
 # --- what is no file
@@ -298,7 +315,7 @@ PATHS = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, database=None)
 @given(links=st.lists(st.tuples(NAMES, PATHS), max_size=4), path=PATHS, text=st.text(max_size=8))
 def test_no_path_and_no_links_leave_the_tree(tmp_path_factory, links, path, text):
     top = tmp_path_factory.mktemp("p")
