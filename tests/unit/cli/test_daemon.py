@@ -7,7 +7,7 @@ import sys
 WAITING = """
 import time
 from concurrent.futures import ThreadPoolExecutor
-from orrery.cli.serve import leave
+from orrery.cli.daemon import leave
 
 pool = ThreadPoolExecutor(1)
 pool.submit(time.sleep, 600)
