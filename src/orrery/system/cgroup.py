@@ -21,7 +21,10 @@ from orrery.system import host, process
 
 _MOUNTS: Final = Path("/proc/self/mounts")
 _PERIOD: Final = 100_000  # microseconds over which a CPU limit is measured
-_CONTROLLERS: Final = ("cpu", "cpuacct", "cpuset", "memory")
+_CONTROLLERS: Final = ("cpu", "cpuacct", "cpuset", "memory")  # that a machine's group is made in
+_NO_CONTROLLERS: Final = frozenset(
+    ("rw", "ro", "relatime", "noatime", "nosuid", "nodev", "noexec", "xattr", "clone_children")
+)
 _UNIFIED: Final = ""  # our name for the hierarchy of version 2
 _DEFAULT_WEIGHT: Final = 100
 _DEFAULT_SHARES: Final = 1024  # what version 1 gives where version 2 gives 100
@@ -45,24 +48,30 @@ class Hierarchies:
         return "v2" if len(self.mounts) == 1 else "hybrid"
 
 
-def parse_mounts(text: str) -> Hierarchies:
-    """Read /proc/self/mounts; the first mount of a hierarchy counts."""
+def parse_mounts(text: str, *, everything: bool = False) -> Hierarchies:
+    """Read /proc/self/mounts; the first mount of a hierarchy counts. `everything`: also those we have no use for."""
     mounts: dict[str, Path] = {}
     for line in text.splitlines():
         _, where, kind, options = line.split()[:4]
         if kind == "cgroup2":
             mounts.setdefault(_UNIFIED, Path(where))
         elif kind == "cgroup":
-            for controller in set(options.split(",")) & set(_CONTROLLERS):
-                mounts.setdefault(controller, Path(where))
+            for option in options.split(","):
+                known = option in _CONTROLLERS or (everything and _is_controller(option))
+                if known:
+                    mounts.setdefault(option, Path(where))
     return Hierarchies(mounts)
 
 
+def _is_controller(option: str) -> bool:
+    return option not in _NO_CONTROLLERS and ("=" not in option or option.startswith("name="))
+
+
 @cache
-def hierarchies() -> Hierarchies:
-    """What this machine has."""
+def hierarchies(*, everything: bool = False) -> Hierarchies:
+    """What this machine has: the hierarchies of our own controllers, or `everything`."""
     try:
-        return parse_mounts(_MOUNTS.read_text())
+        return parse_mounts(_MOUNTS.read_text(), everything=everything)
     except OSError:
         return Hierarchies({})
 
@@ -78,10 +87,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One group, named below the root of every hierarchy. Make one by `guest_group`."""
+    """One group with all groups below it, named below the root of every hierarchy. Make one by `guest_group`.
+
+    `delegated`: controllers of version 2 that are passed down to it.
+    """
 
     name: str
     mounted: Hierarchies
+    delegated: tuple[str, ...] = _CONTROLLERS
 
     # --- where
 
@@ -123,7 +136,7 @@ class Group:
         levels = [level for level in reversed(folder.parents) if level.is_relative_to(mount)]
         for level in levels:
             there = set(_read(level / "cgroup.controllers").split())
-            for controller in sorted(there & set(_CONTROLLERS)):
+            for controller in sorted(there & set(self.delegated)):
                 with contextlib.suppress(OSError):  # what is missing then shows when it is to be used
                     (level / "cgroup.subtree_control").write_text(f"+{controller}")
 
@@ -142,12 +155,21 @@ class Group:
         return [warning for entrance in self.entrances() for warning in _write(entrance, str(pid), "the group")]
 
     def pids(self) -> set[int]:
-        """All processes in the group."""
-        return {int(pid) for folder in self._folders() for pid in _read(folder / "cgroup.procs").split()}
+        """All processes in the group and the groups below it."""
+        return {int(pid) for folder in self._tree() for pid in _read(folder / "cgroup.procs").split()}
+
+    def _tree(self) -> Iterator[Path]:
+        """All folders of the group, those below first."""
+        for top in self._folders():
+            for folder, _, _ in os.walk(top, topdown=False):
+                yield Path(folder)
 
     def kill(self) -> None:
         """Kill all processes in the group, also those that are being born. Raises Failure when some stay."""
         end = time.monotonic() + _REMOVE_SECONDS
+        if _UNIFIED in self.mounted.mounts:
+            with contextlib.suppress(OSError):  # Linux 5.14: all at once
+                (self.mounted.mounts[_UNIFIED] / self.name / "cgroup.kill").write_text("1")
         while pids := self.pids():
             for found in (process.identity(pid) for pid in pids):
                 if found is not None:
@@ -157,12 +179,15 @@ class Group:
                 raise Failure(f"processes of the group '{self.name}' cannot be killed: {sorted(pids)}")
 
     def remove(self) -> None:
-        """Remove the group (idempotent), and the root's with its last. Raises Failure when it still has processes."""
-        for folder in self._folders():
+        """Remove the group and those below it (idempotent), and the root's with its last.
+
+        Raises Failure when it still has processes.
+        """
+        for folder in self._tree():
             _rmdir(folder)
-            if "/" in self.name:
-                with contextlib.suppress(OSError):  # others are in it
-                    folder.parent.rmdir()
+        for folder in self._folders() if "/" in self.name else ():
+            with contextlib.suppress(OSError):  # others are in it
+                folder.parent.rmdir()
 
     # --- limits
 
@@ -185,18 +210,89 @@ class Group:
         return self._set("cpu", "", "cpu.weight", str(weight), "the CPU weight")
 
     def pin_cpu(self, cpus: str | None) -> list[str]:
-        """Run on these processors only (`0,3-5`); None for all that there are."""
+        """Run on these processors only (`0,3-5`); None for all that there are.
+
+        In version 1 the groups below get the same ones: none may have a processor that the one above has not.
+        """
         wanted = cpus or _read(Path("/sys/devices/system/cpu/online")).strip() or "0"
         if cpus is None and "cpuset" not in self.mounted.mounts:
             wanted = ""  # version 2: empty means those of the parent
             if not _read(self._file("cpuset", "", "cpuset.cpus") or Path("/")).strip():
                 return []
+        if "cpuset" in self.mounted.mounts:
+            top = self.mounted.mounts["cpuset"] / self.name
+            below = [Path(folder) for folder, _, _ in os.walk(top)][1:]
+            before = _read(top / "cpuset.cpus").strip()
+            if below and before:
+                warnings = _write(top / "cpuset.cpus", f"{before},{wanted}\n", "the CPU affinity")
+                for folder in [*below, *reversed(below)]:  # those that grow from above, those that shrink from below
+                    _write(folder / "cpuset.cpus", f"{wanted}\n", "the CPU affinity")
+                if warnings:
+                    return warnings
         return self._set("cpuset", "cpuset.cpus", "cpuset.cpus", f"{wanted}\n", "the CPU affinity")
 
     def limit_memory(self, size: int | None) -> list[str]:
         """Allow so many bytes of memory; None for no limit."""
         text = str(size) if size else ("-1" if "memory" in self.mounted.mounts else "max")
         return self._set("memory", "memory.limit_in_bytes", "memory.max", text, "the memory limit")
+
+    def limit_memory_and_swap(self, memory: int, swap: int) -> list[str]:
+        """Allow so many bytes of memory, and so many of swap beside it.
+
+        Version 1 limits the sum, which must never be below the memory: what has to come first depends on what holds.
+        """
+        if "memory" not in self.mounted.mounts:
+            return self.limit_memory(memory) + self._set(
+                "memory", "", "memory.swap.max", str(swap), "the limit of swap"
+            )
+
+        def limit_sum() -> list[str]:
+            name = "memory.memsw.limit_in_bytes"
+            return self._set("memory", name, "", str(memory + swap), "the limit of memory and swap")
+
+        if limit_sum():
+            return self.limit_memory(memory) + limit_sum()
+        return self.limit_memory(memory)
+
+    def limit_pids(self, count: int | None) -> list[str]:
+        """Allow so many processes and threads; None for no limit."""
+        return self._set("pids", "pids.max", "pids.max", str(count or "max"), "the limit of processes")
+
+    def allow_device(self, rule: str, *, allow: bool = True) -> list[str]:
+        """Version 1: allow or deny a device (`c 10:200 rw`) to the group and those below it."""
+        name = "devices.allow" if allow else "devices.deny"
+        folders = [Path(each) for each, _, _ in os.walk(self.mounted.mounts["devices"] / self.name)]
+        return [warning for folder in folders for warning in _write(folder / name, rule, "the right to a device")]
+
+    # --- freezing
+
+    def freeze(self, seconds: float) -> None:
+        """Stop all processes where they are. Raises Failure when that takes longer, and lets them go on."""
+        end = time.monotonic() + seconds
+        while True:
+            for warning in self._set("freezer", "freezer.state", "cgroup.freeze", self._word(True), "the freeze"):
+                raise Failure(warning)
+            if self.frozen():
+                return
+            if time.monotonic() > end:
+                self.thaw()
+                raise Failure(f"the processes of the group '{self.name}' did not freeze within {seconds:g} seconds")
+            time.sleep(0.01)
+
+    def thaw(self) -> None:
+        """Let all processes go on (idempotent)."""
+        self._set("freezer", "freezer.state", "cgroup.freeze", self._word(False), "the thaw")
+
+    def _word(self, frozen: bool) -> str:
+        if "freezer" in self.mounted.mounts:
+            return "FROZEN" if frozen else "THAWED"
+        return "1" if frozen else "0"
+
+    def frozen(self) -> bool:
+        """Whether all its processes stand still by our order."""
+        if "freezer" in self.mounted.mounts:
+            return _read(self._file("freezer", "freezer.state", "")).strip() == "FROZEN"
+        return dict(_pairs(_read(self._file("freezer", "", "cgroup.events")))).get("frozen") == 1
 
     def _set(self, controller: str, name: str, name2: str, text: str, title: str) -> list[str]:
         path = self._file(controller, name, name2)
@@ -215,6 +311,30 @@ class Group:
             memory=_number(_read(self._file("memory", "memory.usage_in_bytes", "memory.current"))),
             cache=memory_stat.get("total_inactive_file" if memory_v1 else "inactive_file"),
         )
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes of memory, page cache not counted, and of swap that the group has now."""
+        used = _number(_read(self._file("memory", "memory.usage_in_bytes", "memory.current"))) or 0
+        stat = dict(_pairs(_read(self._file("memory", "memory.stat", "memory.stat"))))
+        if "memory" in self.mounted.mounts:
+            cache, shared, swap = (stat.get(name, 0) for name in ("total_cache", "total_shmem", "total_swap"))
+        else:
+            cache, shared = stat.get("file", 0), stat.get("shmem", 0)
+            swap = _number(_read(self._file("memory", "", "memory.swap.current"))) or 0
+        return max(0, used - (cache - shared)), swap
+
+    def io(self) -> tuple[int, int]:
+        """Bytes that the group read from and wrote to disks so far."""
+        if "blkio" in self.mounted.mounts:
+            text = _read(self._file("blkio", "blkio.throttle.io_service_bytes_recursive", ""))
+            fields = [line.split() for line in text.splitlines()]
+            totals = [
+                sum(int(each[2]) for each in fields if len(each) == 3 and each[1] == kind) for kind in ("Read", "Write")
+            ]
+        else:
+            words = [word.partition("=") for word in _read(self._file("io", "", "io.stat")).split()]
+            totals = [sum(int(value) for key, _, value in words if key == kind) for kind in ("rbytes", "wbytes")]
+        return totals[0], totals[1]
 
     def _cpu_time(self) -> int | None:
         if "cpuacct" in self.mounted.mounts:
@@ -240,6 +360,20 @@ def guest_group(root_hash: str, vmid: int) -> Group:
     return Group(f"{root_group_name(root_hash)}/guest-{vmid}", hierarchies())
 
 
+def container_group(root_hash: str, vmid: int) -> Group:
+    """The group of a container, above all that it can change: in every hierarchy, so that nothing of it stays."""
+    return _everywhere(f"{root_group_name(root_hash)}/guest-{vmid}")
+
+
+def monitor_group(root_hash: str, vmid: int) -> Group:
+    """The group of the process that watches a container: no limit of the container's may hit it."""
+    return _everywhere(f"{root_group_name(root_hash)}/monitor-{vmid}")
+
+
+def _everywhere(name: str) -> Group:
+    return Group(name, hierarchies(everything=True), (*_CONTROLLERS, "pids", "io"))
+
+
 def guest_groups(root_hash: str) -> dict[int, Group]:
     """All groups of guests of a root that exist now."""
     found = {
@@ -253,9 +387,7 @@ def guest_groups(root_hash: str) -> dict[int, Group]:
 
 def remove_root(root_hash: str) -> None:
     """Remove all groups of a root. Raises Failure when processes are still in one."""
-    for group in guest_groups(root_hash).values():
-        group.remove()
-    Group(root_group_name(root_hash), hierarchies()).remove()
+    Group(root_group_name(root_hash), hierarchies(everything=True)).remove()
 
 
 # --- files of the kernel
@@ -299,6 +431,8 @@ def _inherit_cpuset(folder: Path) -> None:
         for name in ("cpuset.cpus", "cpuset.mems"):
             if not _read(level / name).strip():
                 (level / name).write_text(_read(level.parent / name))
+        with contextlib.suppress(OSError):  # those that others make below have them from the beginning
+            (level / "cgroup.clone_children").write_text("1")
 
 
 def _mkdir(folder: Path) -> None:

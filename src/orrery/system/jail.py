@@ -24,9 +24,14 @@ _TMP_SIZE: Final = 16 << 20
 class Capability(enum.IntEnum):
     """Capabilities that one of our children may need (include/uapi/linux/capability.h)."""
 
+    CHOWN = 0
+    DAC_OVERRIDE = 1
+    FOWNER = 3
+    FSETID = 4
     NET_BIND_SERVICE = 10
     NET_ADMIN = 12
     NET_RAW = 13
+    SETFCAP = 31
 
 
 @dataclass(frozen=True, slots=True)

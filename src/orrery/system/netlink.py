@@ -12,7 +12,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, ip_interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, ip_interface
 from pathlib import Path
 from socket import if_nametoindex
 from typing import Any, Final
@@ -33,7 +33,8 @@ _TUN: Final = Path("/dev/net/tun")
 _VLAN_PVID, _VLAN_UNTAGGED = 2, 4
 _IFF_UP: Final = 1
 _TC_ROOT: Final = 0xFFFFFFFF  # include/uapi/linux/pkt_sched.h
-_AF_INET, _AF_BRIDGE = 2, 7
+_AF_INET, _AF_BRIDGE, _AF_INET6 = 2, 7, 10
+_SCOPE_LINK: Final = 253
 _MAIN_TABLE: Final = 254
 _LATENCY: Final = "100ms"  # how long a limited interface may hold a packet back
 _SMALLEST_BURST: Final = 1 << 16
@@ -171,6 +172,19 @@ def create_bridge(name: str, mac: str) -> None:
         socket.link("add", ifname=name, kind="bridge", address=mac, br_stp_state=0, br_forward_delay=0)
 
 
+def create_veth(name: str, peer: str, *, mac: str | None, mtu: int) -> None:
+    """Make a pair of connected interfaces, down; `mac` and `mtu` are the peer's. Raises Failure."""
+    with _netlink(f"create the network interface '{name}'") as socket:
+        other = {"ifname": peer, "mtu": mtu, **({"address": mac.lower()} if mac else {})}
+        socket.link("add", ifname=name, kind="veth", peer=other)
+
+
+def move_link(name: str, pid: int, new_name: str) -> None:
+    """Move an interface into the network of a process, under another name. Raises NotFound, Failure."""
+    with _netlink(f"move the network interface '{name}'") as socket:
+        socket.link("set", index=_index(name), net_ns_pid=pid, ifname=new_name)
+
+
 def delete_link(name: str) -> bool:
     """Remove an interface; False when there was none."""
     try:
@@ -200,7 +214,7 @@ def change_link(
             socket.link("set", index=index, state="up" if up else "down")
 
 
-def add_address(name: str, address: IPv4Interface) -> None:
+def add_address(name: str, address: IPv4Interface | IPv6Interface) -> None:
     """Give an interface an address (idempotent). Raises NotFound, Failure."""
     with _netlink(f"give the address {address} to '{name}'") as socket:
         try:
@@ -208,6 +222,15 @@ def add_address(name: str, address: IPv4Interface) -> None:
         except NetlinkError as error:
             if error.code != errno.EEXIST:
                 raise
+
+
+def add_default_route(name: str, gateway: IPv4Address | IPv6Address) -> None:
+    """Send what has no other way through an interface to a gateway, wherever that is (idempotent). Raises Failure."""
+    with _netlink(f"set the gateway {gateway} of '{name}'") as socket:
+        index, family = _index(name), _AF_INET if gateway.version == 4 else _AF_INET6
+        with _unless(errno.EEXIST):
+            socket.route("add", family=family, dst=f"{gateway}/{gateway.max_prefixlen}", oif=index, scope=_SCOPE_LINK)
+        socket.route("replace", family=family, gateway=str(gateway), oif=index)
 
 
 def _index(name: str) -> int:

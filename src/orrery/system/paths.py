@@ -196,6 +196,11 @@ class Paths:
         return self.guests_run / str(int(vmid))
 
     @property
+    def tree_run(self) -> Path:
+        """An empty folder: tasks mount the tree that they work on upon it, each in a mount namespace of its own."""
+        return self.run / "tree"
+
+    @property
     def tasks_run(self) -> Path:
         return self.run / "tasks"
 

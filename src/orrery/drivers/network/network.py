@@ -15,6 +15,8 @@ from orrery.drivers.network import firewall
 from orrery.drivers.network.dhcp import DhcpService, Lease, host_name_servers
 from orrery.drivers.network.record import NetworkRecord, current_scope, fresh, load
 from orrery.drivers.network.taps import Tap, Taps, own_taps
+from orrery.drivers.network.veths import Veth, Veths
+from orrery.model.container_devices import ContainerNic
 from orrery.model.devices import Nic
 from orrery.system import netlink, sysctl
 from orrery.system.files import FileLock, sync_dir
@@ -53,6 +55,7 @@ class Network:
         self._table = firewall.table_name(paths.root_hash)
         self._dhcp = DhcpService(paths)
         self._taps = Taps(paths)
+        self._veths = Veths(paths, self._taps)
 
     # --- the bridge and its services
 
@@ -269,6 +272,17 @@ class Network:
 
     def tap_reconnect(self, vmid: int, index: int, nic: Nic) -> None:
         """Bring the tap of a running guest to what its card says now."""
+        self._taps.reconnect(vmid, index, nic)
+
+    def veth_create(self, vmid: int, index: int, nic: ContainerNic) -> Veth:
+        """Make the pair of a container's card, its host's end plugged into the bridge and limited.
+
+        What removes, links and counts taps does so with pairs. Raises as `tap_create` does.
+        """
+        return self._veths.create(vmid, index, nic)
+
+    def veth_reconnect(self, vmid: int, index: int, nic: ContainerNic) -> None:
+        """Bring the host's end of a running container's card to what the card says now."""
         self._taps.reconnect(vmid, index, nic)
 
     def tap_link(self, vmid: int, index: int, *, up: bool) -> None:

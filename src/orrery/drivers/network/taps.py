@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Taps: the host's ends of the guests' network cards.
+"""Taps: the host's ends of the machines' network cards, and what they share with those of containers (`veths`).
 
 A tap's name must fit into 15 characters and belong to one root, guest and card: `o`, six digits of the root's hash, the
 guest's id to the base 36, the card's number to the base 32. The alias of the interface tells the same in plain words. A
@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from orrery.drivers.network import firewall
 from orrery.errors import Failure, NotSupported
@@ -25,6 +25,23 @@ _CARDS: Final = 32
 _MIB: Final = 1 << 20
 _VHOST: Final = Path("/dev/vhost-net")
 _BRIDGE_MTU: Final = 1  # this value of a card's `mtu` means that of its bridge
+
+
+class Card(Protocol):
+    """What the host's end of a card is told, whatever kind of guest has the other one."""
+
+    @property
+    def bridge(self) -> str | None: ...
+    @property
+    def tag(self) -> int | None: ...
+    @property
+    def trunks(self) -> tuple[tuple[int, int], ...]: ...
+    @property
+    def rate(self) -> float | None: ...
+    @property
+    def mtu(self) -> int | None: ...
+    @property
+    def link_down(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,36 +103,41 @@ class Taps:
 
     def create(self, vmid: int, index: int, nic: Nic) -> Tap:
         """Open the tap of a card, plugged into its bridge. Raises Failure, NotSupported; then nothing remains."""
-        bridge = self._bridge(index, nic)
-        mtu = self._guest_mtu(index, nic, bridge)
+        bridge = bridge_of(index, nic)
+        mtu = guest_mtu(index, nic, bridge)
         name = tap_name(self._hash, vmid, index)
         queues = nic.queues or 1
         fds = netlink.open_tap(name, queues)
         tap = Tap(name, tuple(fds))
         try:
             tap = Tap(name, tap.fds, _open_vhost(queues), mtu)
-            # The host itself must not talk to the guest through the tap, only through the bridge.
-            if sysctl.read(f"net/ipv6/conf/{name}/disable_ipv6") == "0":
-                sysctl.write(f"net/ipv6/conf/{name}/disable_ipv6", "1")
-            alias = f"orrery:{self._digest} guest={vmid} net={index}"
-            netlink.change_link(name, alias=alias, mtu=bridge.mtu, bridge=bridge.name)
-            self._restrict(name, nic)
+            self.connect(vmid, index, nic, bridge)
         except BaseException:
             tap.close()
             raise
         return tap
 
-    def reconnect(self, vmid: int, index: int, nic: Nic) -> None:
-        """Bring the tap of a running guest to what its card says now: bridge, VLANs, rate, link."""
-        bridge = self._bridge(index, nic)
-        self._guest_mtu(index, nic, bridge)
+    def connect(self, vmid: int, index: int, nic: Card, bridge: netlink.Link) -> None:
+        """Mark the host's end of a new card as ours, plug it into its bridge and put all its limits into force."""
+        name = tap_name(self._hash, vmid, index)
+        # The host itself must not talk to the guest through the tap, only through the bridge.
+        if sysctl.read(f"net/ipv6/conf/{name}/disable_ipv6") == "0":
+            sysctl.write(f"net/ipv6/conf/{name}/disable_ipv6", "1")
+        alias = f"orrery:{self._digest} guest={vmid} net={index}"
+        netlink.change_link(name, alias=alias, mtu=bridge.mtu, bridge=bridge.name)
+        self._restrict(name, nic)
+
+    def reconnect(self, vmid: int, index: int, nic: Card) -> None:
+        """Bring the host's end of a running guest's card to what the card says now: bridge, VLANs, rate, link."""
+        bridge = bridge_of(index, nic)
+        guest_mtu(index, nic, bridge)
         name = tap_name(self._hash, vmid, index)
         netlink.change_link(name, up=False, bridge="")  # unplugged, it loses the VLANs that it had
         netlink.limit_output(name, None)
         netlink.change_link(name, mtu=bridge.mtu, bridge=bridge.name)
         self._restrict(name, nic)
 
-    def _restrict(self, name: str, nic: Nic) -> None:
+    def _restrict(self, name: str, nic: Card) -> None:
         """Put the VLANs and limits of a card into force, and only then the link up."""
         if nic.tag is not None or nic.trunks:
             netlink.set_vlans(name, nic.tag, nic.trunks)
@@ -126,28 +148,6 @@ class Taps:
         elif name in firewall.limited_taps(self._table):  # a limit outlives its tap and falls on the next of that name
             firewall.apply(firewall.input_limit(self._table, name, None))
         netlink.change_link(name, up=not nic.link_down)
-
-    def _bridge(self, index: int, nic: Nic) -> netlink.Link:
-        if nic.bridge is None:
-            raise NotSupported(f"net{index}: a network card without bridge is not supported yet; name one")
-        bridge = netlink.link(nic.bridge)
-        if bridge is None or bridge.kind != "bridge":
-            raise Failure(f"bridge '{nic.bridge}' does not exist")
-        if (nic.tag is not None or nic.trunks) and not bridge.vlan_aware:
-            option = "trunks" if nic.trunks else "tag"
-            raise NotSupported(
-                f"net{index}: '{option}' is not supported on bridge '{bridge.name}', since it is not VLAN aware"
-            )
-        return bridge
-
-    def _guest_mtu(self, index: int, nic: Nic, bridge: netlink.Link) -> int | None:
-        if nic.mtu is None:
-            return None if bridge.mtu == 1500 else bridge.mtu
-        if nic.mtu == _BRIDGE_MTU:
-            return bridge.mtu
-        if nic.mtu > bridge.mtu:
-            raise Failure(f"net{index}: MTU {nic.mtu} is bigger than the MTU {bridge.mtu} of bridge '{bridge.name}'")
-        return nic.mtu
 
     def remove(self, vmid: int, index: int) -> None:
         """Remove a tap and its limits (idempotent). Raises Failure."""
@@ -203,3 +203,29 @@ def _open_vhost(queues: int) -> tuple[int, ...]:
             os.close(descriptor)
         return ()
     return tuple(descriptors)
+
+
+def bridge_of(index: int, nic: Card) -> netlink.Link:
+    """The bridge of a card. Raises Failure, NotSupported when it cannot carry what the card asks for."""
+    if nic.bridge is None:
+        raise NotSupported(f"net{index}: a network card without bridge is not supported yet; name one")
+    bridge = netlink.link(nic.bridge)
+    if bridge is None or bridge.kind != "bridge":
+        raise Failure(f"bridge '{nic.bridge}' does not exist")
+    if (nic.tag is not None or nic.trunks) and not bridge.vlan_aware:
+        option = "trunks" if nic.trunks else "tag"
+        raise NotSupported(
+            f"net{index}: '{option}' is not supported on bridge '{bridge.name}', since it is not VLAN aware"
+        )
+    return bridge
+
+
+def guest_mtu(index: int, nic: Card, bridge: netlink.Link) -> int | None:
+    """What the guest is to be told; None for nothing. Raises Failure."""
+    if nic.mtu is None:
+        return None if bridge.mtu == 1500 else bridge.mtu
+    if nic.mtu == _BRIDGE_MTU:
+        return bridge.mtu
+    if nic.mtu > bridge.mtu:
+        raise Failure(f"net{index}: MTU {nic.mtu} is bigger than the MTU {bridge.mtu} of bridge '{bridge.name}'")
+    return nic.mtu
