@@ -272,7 +272,7 @@ def _is_shared(parameter: Any) -> bool:
 
 
 def _command(name: str, command: Any) -> str:
-    description, _, example = (command.help or "").partition("Example:")
+    description, _, example = (command.help or "").replace("\b\n", "").replace("\\\n", "").partition("Example:")
     text = f"{summary(description)}\n"
     if example:
         text += f"\n```\n{' '.join(example.split())}\n```\n"

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from orrery import __version__
+from orrery.cli.helptext import shown
 from orrery.errors import Failure, OrreryError
 
 NOUNS = {
@@ -73,7 +74,7 @@ def application(wanted: Sequence[str]) -> typer.Typer:
             continue
         module = importlib.import_module(f"orrery.cli.{noun}")
         if hasattr(module, "command"):
-            app.command(noun, short_help=NOUNS[noun])(module.command)
+            app.command(noun, short_help=NOUNS[noun], help=shown(module.command.__doc__))(module.command)
         else:
             app.add_typer(module.app, name=noun, help=NOUNS[noun])
     return app

@@ -20,12 +20,16 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from orrery.cli.client import Client, Target
+from orrery.cli.helptext import shown, summary
 from orrery.errors import Failure
 from orrery.system.paths import Paths
 
 PANEL = "Connection and output"
 PIPE_WIDTH = 10_000
 """Columns of a table that nobody looks at directly."""
+
+LAST_LINES = 4
+"""So much of a failed task's log is shown before its error."""
 
 Columns = Mapping[str, str | Callable[[Any], str]]
 """Headings, each with the key of what stands below it or a function that shows a row there."""
@@ -165,9 +169,15 @@ class Session:
             except Failure:
                 bar.stop()
                 if not self.json:
-                    self.print_log(upid, last=5)
+                    self._print_end(upid)
                 raise
         return str(last["exitstatus"])
+
+    def _print_end(self, upid: str) -> None:
+        """Prints the last lines of a failed task's log but the very last, which is the error itself."""
+        lines = [line["t"] for line in self._log(upid) if line["n"]]
+        for line in lines[:-1][-LAST_LINES:]:
+            self.console.print(line, markup=False)
 
     def _print_warnings(self, upid: str) -> None:
         """Prints what a task warned of, to standard error."""
@@ -181,17 +191,22 @@ class Session:
         where = f"/nodes/{upid.split(':')[1]}/tasks/{upid}/log"
         return list(self.client.call("GET", where, {"start": start, "limit": 0}))
 
-    def print_log(self, upid: str, *, last: int | None = None, start: int = 0) -> int:
-        """Prints lines of a task's log from `start` on, or the last few; the number of lines that there are."""
+    def print_log(self, upid: str, *, start: int = 0) -> int:
+        """Prints lines of a task's log from `start` on; the number of lines that there are."""
         lines = self._log(upid, start)
-        for line in lines if last is None else lines[-last:]:
+        for line in lines:
             if line["n"]:
                 self.console.print(line["t"], markup=False)
         return start + len(lines)
 
 
-def verb(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Makes a function a verb of a noun: its first parameter, the session, is made from the connection's options."""
+def verb(
+    app: typer.Typer, name: str | None = None, *, dashed: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Makes a function a verb of a noun: its first parameter, the session, is made from the connection's options.
+
+    With `dashed` arguments may begin with a hyphen, so that the verb itself can say what is wrong with `-1G`.
+    """
 
     def declare(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
@@ -215,7 +230,12 @@ def verb(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., N
         run.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in [*own, *shared]}
         del run.__wrapped__  # typer would look through it to the function itself
-        app.command(name)(run)
+        app.command(
+            name,
+            help=shown(function.__doc__),
+            short_help=summary(function.__doc__),
+            context_settings={"ignore_unknown_options": dashed},
+        )(run)
         return function
 
     return declare

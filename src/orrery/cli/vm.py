@@ -10,7 +10,7 @@ import typer
 from orrery.cli import completion
 from orrery.cli.client import POLL_SECONDS
 from orrery.cli.verbs import Columns, Session, duration, pairs, percent, size, verb
-from orrery.errors import Failure, OrreryError
+from orrery.errors import Failure, OrreryError, ParameterError
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -210,7 +210,7 @@ def _pending(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if "pending" in row or "delete" in row]
 
 
-@verb(app)
+@verb(app, dashed=True)
 def resize(
     session: Session,
     vmid: int = VMID,
@@ -221,6 +221,8 @@ def resize(
 
     Example:  orrery vm resize 100 scsi0 +5G
     """
+    if amount.startswith("-"):
+        raise ParameterError({"SIZE": f"'{amount}' would make '{disk}' smaller; disks can only grow: 40G, +5G"})
     session.follow(session.put(guest(session, vmid) + "/resize", disk=disk, size=amount))
 
 

@@ -27,6 +27,30 @@ def test_every_noun_explains_itself(noun: str) -> None:
     assert f"Usage: root {noun}" in shown.output
 
 
+@pytest.mark.parametrize("noun", NOUNS)
+def test_lists_of_verbs_cut_no_sentence(noun: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = CliRunner().invoke(application([noun]), [noun, "--help"]).output
+    assert "..." not in shown.replace("[ARGS]...", "")
+    assert all(len(line) <= 80 for line in shown.splitlines())
+
+
+def test_an_example_that_is_longer_than_the_terminal_can_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = CliRunner().invoke(application(["vm"]), ["vm", "create", "--help"]).output.splitlines()
+    first = next(number for number, line in enumerate(lines) if "orrery vm create" in line and "Usage" not in line)
+    assert lines[first].endswith(" \\")
+    assert lines[first + 1].split()[-1] == "--start"
+
+
+def test_a_size_with_a_hyphen_is_no_option(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [PROGRAM, "vm", "resize", "100", "virtio0", "-1G", "--root", tmp_path], capture_output=True, text=True
+    )
+    assert "can only grow" in done.stderr
+    assert "No such option" not in done.stderr
+
+
 def test_help_names_every_noun_without_loading_any() -> None:
     code = "import sys; from orrery.cli.main import application, NOUNS; application([]); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

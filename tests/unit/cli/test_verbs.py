@@ -11,7 +11,7 @@ import pytest
 from orrery.cli import vm
 from orrery.cli.client import Target
 from orrery.cli.verbs import Session
-from orrery.errors import Failure, Forbidden
+from orrery.errors import Failure, Forbidden, ParameterError
 
 UPID = "UPID:alpha:00000001:00000002:6B031E01:qmconfig:100:root@pam:"
 WARNING = "WARN: net2: bridge 'vmbr9' does not exist; the change waits for the next start"
@@ -100,3 +100,25 @@ def test_an_upload_is_read_through_the_bar(tmp_path: Path, capsys: pytest.Captur
     on.upload("/nodes/alpha/storage/local/upload", {"content": "iso"}, tmp_path / "a.iso", "a.iso")
     assert on.__dict__["client"].sent == b"medium"
     assert orjson.loads(capsys.readouterr().out)["status"] == "OK"
+
+
+def test_the_error_of_a_failed_task_is_told_once(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    on = session()
+    log = [{"n": 1, "t": "copying"}, {"n": 2, "t": "TASK ERROR: no space"}]
+    fail = Failure("no space")
+
+    def wait(upid: str, watch: object) -> None:
+        raise fail
+
+    monkeypatch.setattr(on.client, "wait", wait)
+    monkeypatch.setattr(on, "_log", lambda upid: log)
+    with pytest.raises(Failure) as caught:
+        on.follow(UPID)
+    assert caught.value is fail
+    assert capsys.readouterr().out == "copying\n"
+
+
+def test_a_disk_cannot_be_told_to_shrink() -> None:
+    with pytest.raises(ParameterError) as caught:
+        vm.resize(session(), 100, "virtio0", "-1G")
+    assert "can only grow" in caught.value.errors["SIZE"]
