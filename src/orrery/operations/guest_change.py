@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from orrery.errors import Conflict, OrreryError, ParameterError
+from orrery.errors import Conflict, ParameterError
 from orrery.model.machine import boot_without
 from orrery.operations.context import NodeContext
 from orrery.operations.drives import check_drive, is_drive, make_drive, names_volume, parse_drive
 from orrery.operations.guest_create import with_mac
 from orrery.operations.guest_live import apply_live
 from orrery.operations.guest_lock import check_lock, guest_lock
-from orrery.operations.guest_pending import applied, apply_all, keep_volumes, pending_keys, put, settle
-from orrery.store.guests import StoredGuest, read_guest
+from orrery.operations.guest_pending import apply_all, apply_hot, keep_volumes, put
+from orrery.store.guests import read_guest
 from orrery.tasks.operation import TaskHandle
 from orrery.tasks.registry import operation
 
@@ -84,21 +84,7 @@ class ChangeMachine:
         if not running:
             apply_all(ctx, task, stored)
         else:
-            apply_hot(ctx, task, stored)
-
-
-def apply_hot(ctx: NodeContext, task: TaskHandle, stored: StoredGuest) -> None:
-    """Lets take effect on a running machine what can; what cannot stays pending, with a warning when it failed."""
-    for key in pending_keys(stored.record.config):
-        config = stored.record.config
-        after, removed = applied(stored.record.vmid, config, key)
-        try:
-            if not apply_live(ctx, task, stored.record.vmid, config, after, key):
-                continue
-        except OrreryError as error:
-            task.warn(f"{key}: hotplug problem - {error.message}; the change waits for the next start")
-            continue
-        stored = settle(ctx, task, stored, after, removed)
+            apply_hot(ctx, task, stored, apply_live)
 
 
 def change_summary(set_: Mapping[str, str], delete: tuple[str, ...]) -> str:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """How what is pending takes effect in a configuration, and what becomes of volumes that no option names any more."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
+from orrery.errors import OrreryError
 from orrery.model.guest import GuestConfig
 from orrery.operations.context import NodeContext
 from orrery.operations.drives import drop_volume, next_unused, owned_volumes, texts
@@ -66,6 +68,24 @@ def apply_all(ctx: NodeContext, task: TaskHandle, stored: StoredGuest) -> Stored
         config, volumes = applied(stored.record.vmid, config, key)
         removed += volumes
     return settle(ctx, task, stored, config, removed)
+
+
+ApplyLive = Callable[[NodeContext, TaskHandle, int, GuestConfig, GuestConfig, str], bool]
+"""Whether the change of a key from one configuration to another has taken effect on a guest that runs."""
+
+
+def apply_hot(ctx: NodeContext, task: TaskHandle, stored: StoredGuest, apply_live: ApplyLive) -> None:
+    """Lets take effect on a running guest what can; what cannot stays pending, with a warning when it failed."""
+    for key in pending_keys(stored.record.config):
+        config = stored.record.config
+        after, removed = applied(stored.record.vmid, config, key)
+        try:
+            if not apply_live(ctx, task, stored.record.vmid, config, after, key):
+                continue
+        except OrreryError as error:
+            task.warn(f"{key}: hotplug problem - {error.message}; the change waits for the next start")
+            continue
+        stored = settle(ctx, task, stored, after, removed)
 
 
 def settle(

@@ -109,6 +109,7 @@ class StopMachine(PowerVerb):
         if ctx.machines.find(self.vmid) is None:
             task.log(f"VM {self.vmid} not running")
             finish_run(ctx, task, self.vmid, "qemu", config)
+            release(ctx, self.vmid, "qemu")
             return
         task.step("stop")
         task.commit()

@@ -39,8 +39,7 @@ def run_hook(ctx: NodeContext, task: TaskHandle, vmid: int, config: GuestConfig,
 
 
 def finish_run(ctx: NodeContext, task: TaskHandle, vmid: int, kind: GuestKind, config: GuestConfig) -> None:
-    """Tidies up after a guest that does not run any more, and tells its script if it had ended by itself."""
-    ended_by_itself = ctx.paths.guest_run(vmid).is_dir()
-    release(ctx, vmid, kind)
-    if ended_by_itself:
+    """Tidies up after a guest that had ended by itself, and tells its script; for one that does not run."""
+    if ctx.paths.guest_run(vmid).is_dir():
+        release(ctx, vmid, kind)
         run_hook(ctx, task, vmid, config, "post-stop")

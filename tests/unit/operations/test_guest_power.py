@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Starting heeds the time that its caller gives it."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from orrery.model.guest import GuestConfig, GuestRecord
 from orrery.operations.guest_power import StartMachine
 from orrery.store.guests import add_guest
 from orrery.store.memory import MemoryStore
+from orrery.system.paths import Paths
 from orrery.system.process import ProcessId
 
 
@@ -32,10 +34,10 @@ class Machines:
 
 
 @pytest.mark.parametrize(("timeout", "expected"), [(None, READY_SECONDS), (0, READY_SECONDS), (300, 300)])
-def test_a_start_waits_as_long_as_it_may(timeout: int | None, expected: float) -> None:
+def test_a_start_waits_as_long_as_it_may(timeout: int | None, expected: float, tmp_path: Path) -> None:
     store, machines = MemoryStore(), Machines()
     add_guest(store, GuestRecord(100, "qemu", "n1", GuestConfig(options={"memory": "64"})))
-    ctx: Any = SimpleNamespace(store=store, node="n1", machines=machines)
+    ctx: Any = SimpleNamespace(store=store, node="n1", machines=machines, paths=Paths.of(tmp_path))
     task: Any = SimpleNamespace(before=lambda undo, **arguments: 0, log=lambda text: None, commit=lambda: None)
     StartMachine(100, timeout=timeout).run(ctx, task)
     assert machines.patience == [expected]
