@@ -9,8 +9,8 @@ from pydantic import Field
 from orrery.access.rules import Everyone, Perm
 from orrery.api.call import Call
 from orrery.api.endpoint import endpoint
+from orrery.api.guestrights import visible_guests
 from orrery.api.guestrows import resource_row
-from orrery.api.machinerights import visible_guests
 from orrery.api.manners import Enum, Int
 from orrery.api.parameters import NoParams, Params, Vmid
 from orrery.api.routes.nodes import node_row

@@ -8,20 +8,18 @@ from pydantic import Field
 from orrery.access.rules import Everyone, Perm
 from orrery.api.call import Call
 from orrery.api.endpoint import endpoint
+from orrery.api.guestconfig import checked_options, refuse_faults, stored_guest
+from orrery.api.guestfamily import MACHINES
+from orrery.api.guestparams import guest_params
+from orrery.api.guestrights import check_options, refuse_skiplock, require_allocation, visible_guests
 from orrery.api.guestrows import list_row
-from orrery.api.machineparams import machine_params
-from orrery.api.machinerights import check_options, visible_guests
 from orrery.api.manners import Format, Int, Text
 from orrery.api.parameters import Boolean, GuestParams, NodeParams, StorageId
-from orrery.errors import Forbidden, NotSupported, OrreryError, ParameterError
+from orrery.errors import NotSupported, OrreryError
 from orrery.metrics.facts import facts
 from orrery.model.devices import parse_agent
-from orrery.model.machine import check_machine, unsupported, validate_options
-from orrery.model.options import cluster_options
 from orrery.operations.guest_create import CreateMachine
 from orrery.operations.guest_destroy import DestroyMachine
-from orrery.store.documents import read_document
-from orrery.store.guests import read_guest
 
 STATUS_SECONDS = 2.0
 
@@ -53,7 +51,7 @@ class CreateExtras(GuestParams):
 CREATE_EXTRAS_LATER = (
     *("archive", "bwlimit", "force", "ha_managed", "import_working_storage", "live_restore", "storage", "unique"),
 )
-CreateMachineParams = machine_params("CreateMachineParams", CreateExtras)
+CreateMachineParams = guest_params("CreateMachineParams", CreateExtras, MACHINES.table)
 
 
 class Destroy(GuestParams):
@@ -87,29 +85,10 @@ def create_machine(call: Call, p: Any) -> Any:
         if getattr(p, name):
             raise NotSupported(f"parameter '{name.replace('_', '-')}' is not supported yet")
     require_allocation(call, p.vmid, p.pool)
-    options = checked_options(call, p.options())
-    check_options(call, p.vmid, p.pool, options, {})
-    if faults := check_machine(options):
-        raise ParameterError(faults)
+    options = checked_options(call, MACHINES, p.options())
+    check_options(call, MACHINES, p.vmid, p.pool, options, {})
+    refuse_faults(MACHINES.faults(options))
     return call.start(CreateMachine(p.vmid, options, pool=p.pool, start=p.start))
-
-
-def require_allocation(call: Call, vmid: int, pool: str | None) -> None:
-    """The right to make a guest of this number: on the number itself, or on the pool that it enters."""
-    if pool is not None:
-        call.require(f"/pool/{pool}", "VM.Allocate")
-        return
-    if not call.allowed(f"/vms/{vmid}", "VM.Allocate"):
-        raise Forbidden(f"Permission check failed (/vms/{vmid}, VM.Allocate)")
-
-
-def checked_options(call: Call, options: dict[str, str]) -> dict[str, str]:
-    """Options in canonical form. Raises `ParameterError`, or `NotSupported` naming what is not acted on yet."""
-    style = cluster_options(read_document(call.services.store, "/cluster/options") or {})
-    canonical = validate_options(options, sort_tags=style.sort_tags, case_sensitive_tags=style.case_sensitive_tags)
-    if refused := unsupported(canonical):
-        raise NotSupported("; ".join(refused[key] for key in sorted(refused)))
-    return canonical
 
 
 @endpoint(
@@ -123,8 +102,7 @@ def checked_options(call: Call, options: dict[str, str]) -> dict[str, str]:
 )
 def destroy_machine(call: Call, p: Destroy) -> Any:
     """Destroy the machine and its volumes."""
-    if p.skiplock:
-        call.require_root("Only root may use this option.")
+    refuse_skiplock(call, p.skiplock)
     operation = DestroyMachine(p.vmid, unreferenced=p.destroy_unreferenced_disks, skiplock=p.skiplock)
     return call.start(operation)
 
@@ -141,7 +119,7 @@ def destroy_machine(call: Call, p: Destroy) -> Any:
 def read_status(call: Call, p: GuestParams) -> dict[str, Any]:
     """What the machine is doing."""
     services = call.services
-    stored = read_guest(services.store, p.vmid, kind="qemu", node=services.node)
+    stored = stored_guest(call, MACHINES, p.vmid)
     config = stored.record.config
     sample = services.collector.sample(p.vmid)
     row = list_row(facts(p.vmid, "qemu", services.node, stored.revision, config), sample) | {"ha": {"managed": 0}}

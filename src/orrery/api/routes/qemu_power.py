@@ -5,12 +5,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from orrery.access.rules import Perm
 from orrery.api.call import Call
 from orrery.api.endpoint import endpoint
-from orrery.api.manners import Format, Int, Text
+from orrery.api.guestpower import POWER, SkipLock, Timeout, overrule_shutdown
+from orrery.api.guestrights import refuse_skiplock
+from orrery.api.manners import Format, Text
 from orrery.api.parameters import Boolean, GuestParams
-from orrery.errors import Forbidden, NotSupported
+from orrery.errors import NotSupported
 from orrery.operations.guest_power import (
     RebootMachine,
     ResetMachine,
@@ -21,10 +22,7 @@ from orrery.operations.guest_power import (
     SuspendMachine,
 )
 
-POWER = Perm("/vms/{vmid}", ("VM.PowerMgmt",))
 STATUS = "/nodes/{node}/qemu/{vmid}/status"
-Timeout = Annotated[int, Int(minimum=0, doc="Seconds to wait.")]
-SkipLock = Field(default=False, description="Ignore the configuration's lock; root@pam only.")
 KeepActive = Field(default=False, alias="keepActive", description="Leave storages active; nothing to do here.")
 
 
@@ -95,12 +93,6 @@ class Resume(SkipLockOnly):
     nocheck: Boolean = Field(default=False, description="For migration; nothing to do here.")
 
 
-def refuse_skiplock(call: Call, skiplock: bool) -> None:
-    """Raises `Forbidden` when somebody else than root asks to ignore a lock."""
-    if skiplock:
-        call.require_root("Only root may use this option.")
-
-
 def refuse_migration(p: Start) -> None:
     """Raises `NotSupported` by name for what only an incoming migration or a saved state needs."""
     for name in ("migratedfrom", "migration_network", "migration_type", "nets_host_mtu", "stateuri", "targetstorage"):
@@ -130,18 +122,8 @@ def stop(call: Call, p: Stop) -> Any:
     if p.migratedfrom is not None:
         raise NotSupported("parameter 'migratedfrom' is not supported yet: there is no migration")
     if p.overrule_shutdown:
-        overrule(call, p.vmid)
+        overrule_shutdown(call, p.vmid, ShutdownMachine.kind)
     return call.start(StopMachine(p.vmid, skiplock=p.skiplock, timeout=p.timeout))
-
-
-def overrule(call: Call, vmid: int) -> None:
-    """Cancels the caller's running shutdown tasks of the guest (everybody's with Sys.Modify on the node)."""
-    everybody = call.allowed(f"/nodes/{call.services.node}", "Sys.Modify")
-    for record in call.services.journal.open_tasks():
-        if record.running and record.upid.kind == ShutdownMachine.kind and record.upid.id == str(vmid):
-            if not (everybody or record.upid.belongs_to(call.identity)):
-                raise Forbidden(f"Permission check failed (/nodes/{call.services.node}, Sys.Modify)")
-            call.services.runner.cancel(record.upid)
 
 
 @endpoint("POST", STATUS + "/shutdown", params=Shutdown, permission=POWER, returns=str, task=True, proxy="node")

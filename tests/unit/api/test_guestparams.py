@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A machine's options as parameters follow the table of options."""
+"""A guest's options as parameters follow the table of options."""
 
 from typing import Any
 
 import pytest
 
-from orrery.api.machineparams import machine_params
+from orrery.api.guestparams import guest_params
 from orrery.api.parameters import Boolean, GuestParams
 from orrery.errors import ParameterError
+from orrery.model.container_options import CONTAINER_OPTIONS
 from orrery.model.machine_options import MACHINE_OPTIONS
 
 
@@ -15,7 +16,7 @@ class Extras(GuestParams):
     start: Boolean = False
 
 
-Create: Any = machine_params("Create", Extras)
+Create: Any = guest_params("Create", Extras, MACHINE_OPTIONS)
 
 
 def test_every_option_is_a_parameter() -> None:
@@ -51,3 +52,13 @@ def test_faults_name_the_option() -> None:
     assert set(refused.value.errors) == {"cores", "net0", "net32", "name"}
     assert refused.value.errors["cores"] == "type check ('integer') failed - got 'x'"
     assert refused.value.errors["net0"].startswith("invalid format - ")
+
+
+def test_a_container_has_its_own_options() -> None:
+    create: Any = guest_params("CreateContainer", Extras, CONTAINER_OPTIONS)
+    assert set(CONTAINER_OPTIONS) | {"node", "vmid", "start"} == set(create.declared())
+    p = create.from_wire({"node": "n", "vmid": "100", "env": "A=1\0B=2", "mp255": "local:1,mp=/a", "idmap": "own"})
+    assert p.options() == {"env": "A=1\0B=2", "mp255": "local:1,mp=/a", "idmap": "own"}
+    with pytest.raises(ParameterError) as refused:
+        create.from_wire({"node": "n", "vmid": "100", "entrypoint": "a\0b", "env": "A=1\n", "hostname": "a\0"})
+    assert set(refused.value.errors) == {"entrypoint", "env", "hostname"}
