@@ -193,7 +193,7 @@ class Tree:
         made = False
         parts = _parts(path)
         for count in range(1, len(parts) + 1):
-            part = "/".join(parts[:count])
+            part = "/" + "/".join(parts[:count])
             if not self.is_dir(part):
                 with self._place(part, follow=True) as (folder, name):
                     os.mkdir(name, 0o700, dir_fd=folder)
