@@ -5,6 +5,13 @@
 const CSRF = "orrery.csrf";
 const USER = "orrery.user";
 const POLL = 3000;
+const KINDS = { qemu: "Machine", lxc: "Container" };
+const VERBS = {
+  start: { label: "Start", during: "is being started …", good: "was started.", bad: "could not be started" },
+  shutdown: { label: "Shut down", during: "is asked to shut down …", good: "has shut down.", bad: "did not shut down" },
+  stop: { label: "Stop", during: "is being stopped …", good: "was stopped.", bad: "could not be stopped" },
+};
+const SILENT = "The node does not answer. Trying again …";
 let timer = 0;
 
 const element = (id) => document.getElementById(id);
@@ -21,14 +28,22 @@ async function api(verb, path, parameters) {
   const token = sessionStorage.getItem(CSRF);
   if (verb !== "GET" && token) headers.CSRFPreventionToken = token;
   const body = parameters ? new URLSearchParams(parameters) : undefined;
-  const reply = await fetch(`/api2/json${path}`, { method: verb, headers, body, credentials: "same-origin" });
+  const options = { method: verb, headers, body, credentials: "same-origin" };
+  // What the browser says of a connection that fails is meant for programmers.
+  const reply = await fetch(`/api2/json${path}`, options).catch(() => {
+    throw new Refused(0, SILENT);
+  });
   const content = reply.headers.get("content-type") || "";
   const found = content.startsWith("application/json") ? await reply.json() : {};
-  if (!reply.ok) {
-    const details = Object.entries(found.errors || {}).map(([name, text]) => `${name}: ${text}`);
-    throw new Refused(reply.status, [found.message || reply.statusText, ...details].join(" ").trim());
-  }
+  if (!reply.ok) throw new Refused(reply.status, reason(reply, found));
   return found.data;
+}
+
+// One line for what was wrong, and one for each parameter.
+function reason(reply, found) {
+  const details = Object.entries(found.errors || {}).map(([name, text]) => `${name}: ${String(text).trim()}`);
+  const message = (found.message || reply.statusText || `The node answered with status ${reply.status}.`).trim();
+  return [message, ...details].join("\n");
 }
 
 function say(text, bad = false) {
@@ -39,7 +54,7 @@ function say(text, bad = false) {
 
 function failed(error) {
   if (error instanceof Refused && error.status === 401) {
-    showLogin();
+    showLogin().catch(failed);
     return;
   }
   say(error.message || String(error), true);
@@ -48,7 +63,7 @@ function failed(error) {
 async function showLogin() {
   clearTimeout(timer);
   sessionStorage.clear();
-  element("machines").hidden = true;
+  element("guests").hidden = true;
   element("who").hidden = true;
   element("login").hidden = false;
   element("username").focus();
@@ -89,7 +104,7 @@ async function logIn(event) {
     sessionStorage.setItem(USER, found.username);
     form.reset();
     say("");
-    showMachines();
+    showGuests();
   } catch (error) {
     say(error.status === 401 ? "User name or password is wrong." : error.message, true);
     form.password.select();
@@ -119,55 +134,81 @@ function button(text, label, enabled, action) {
   return made;
 }
 
-function row(machine) {
-  const name = machine.name || `VM ${machine.vmid}`;
+function nameOf(guest) {
+  return guest.name || `${guest.type === "lxc" ? "CT" : "VM"} ${guest.vmid}`;
+}
+
+function row(guest) {
   const made = document.createElement("tr");
-  cell(made, machine.vmid);
-  cell(made, name);
-  cell(made, machine.node);
-  cell(made, machine.lock ? `${machine.status} (${machine.lock})` : machine.status);
-  cell(made, machine.maxmem ? `${Math.round(machine.maxmem / 1048576)} MiB` : "");
-  const runs = machine.status === "running";
-  cell(made, "").append(
-    button("Start", `Start ${name}`, !runs, () => change(machine, "start").catch(failed)),
-    button("Stop", `Stop ${name}`, runs, () => change(machine, "stop").catch(failed)),
-  );
+  cell(made, guest.vmid);
+  cell(made, nameOf(guest));
+  cell(made, KINDS[guest.type] || guest.type);
+  cell(made, guest.node);
+  cell(made, guest.lock ? `${guest.status} (${guest.lock})` : guest.status);
+  cell(made, guest.maxmem ? `${Math.round(guest.maxmem / 1048576)} MiB` : "");
+  const runs = guest.status === "running";
+  const act = (verb, enabled) =>
+    button(VERBS[verb].label, `${VERBS[verb].label} ${nameOf(guest)}`, enabled, () => ask(guest, verb).catch(failed));
+  cell(made, "").append(act("start", !runs), act("shutdown", runs), act("stop", runs));
   return made;
 }
 
-async function change(machine, verb) {
-  const name = machine.name || `VM ${machine.vmid}`;
-  say(`${name}: ${verb} …`);
-  const upid = await api("POST", `/nodes/${machine.node}/${machine.type}/${machine.vmid}/status/${verb}`);
-  for (;;) {
-    const task = await api("GET", `/nodes/${machine.node}/tasks/${encodeURIComponent(upid)}/status`);
-    if (task.status === "stopped") {
-      const good = task.exitstatus === "OK" || task.exitstatus.startsWith("WARNINGS");
-      say(`${name}: ${verb} ${good ? "done" : `failed: ${task.exitstatus}`}`, !good);
-      break;
-    }
-    await new Promise((resolve) => setTimeout(resolve, 500));
+// What cannot be taken back is asked for; everything else is done at once.
+async function ask(guest, verb) {
+  if (verb === "stop") {
+    const dialog = element("ask");
+    element("question").textContent = `Stop ${nameOf(guest)} (${guest.vmid}) at once?`;
+    dialog.returnValue = "no"; // the Escape key leaves what the last answer was
+    dialog.showModal();
+    await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
+    if (dialog.returnValue !== "yes") return;
   }
+  await change(guest, verb);
+}
+
+async function change(guest, verb) {
+  const { during, good, bad } = VERBS[verb];
+  const name = nameOf(guest);
+  say(`${name} ${during}`);
+  let status;
+  try {
+    status = await ended(guest, await api("POST", `/nodes/${guest.node}/${guest.type}/${guest.vmid}/status/${verb}`));
+  } catch (error) {
+    if (error.status === 401 || error.status === 0) throw error;
+    status = error.message;
+  }
+  const done = status === "OK" || status.startsWith("WARNINGS");
+  say(done ? `${name} ${good}` : `${name} ${bad}: ${status}`, !done);
   await refresh();
 }
 
+// How a task ended.
+async function ended(guest, upid) {
+  for (;;) {
+    const task = await api("GET", `/nodes/${guest.node}/tasks/${encodeURIComponent(upid)}/status`);
+    if (task.status === "stopped") return task.exitstatus;
+    await new Promise((resolve) => setTimeout(resolve, 500));
+  }
+}
+
 async function refresh() {
-  const machines = await api("GET", "/cluster/resources?type=vm");
-  machines.sort((a, b) => a.vmid - b.vmid);
+  const guests = await api("GET", "/cluster/resources?type=vm");
+  guests.sort((a, b) => a.vmid - b.vmid);
   const rows = element("rows");
   // Leave the rows alone while nothing changed, so that the keyboard's focus stays where it is.
-  const state = JSON.stringify(machines.map((m) => [m.vmid, m.name, m.node, m.status, m.lock, m.maxmem]));
+  const state = JSON.stringify(guests.map((g) => [g.vmid, g.type, g.name, g.node, g.status, g.lock, g.maxmem]));
   if (rows.dataset.state !== state) {
-    rows.replaceChildren(...machines.map(row));
+    rows.replaceChildren(...guests.map(row));
     rows.dataset.state = state;
   }
-  element("none").hidden = machines.length > 0;
+  element("none").hidden = guests.length > 0;
 }
 
 async function poll() {
   clearTimeout(timer);
   try {
     await refresh();
+    if (element("message").textContent === SILENT) say("");
     timer = setTimeout(poll, POLL);
   } catch (error) {
     failed(error);
@@ -175,9 +216,9 @@ async function poll() {
   }
 }
 
-function showMachines() {
+function showGuests() {
   element("login").hidden = true;
-  element("machines").hidden = false;
+  element("guests").hidden = false;
   element("who").hidden = false;
   element("user").textContent = sessionStorage.getItem(USER);
   poll();
@@ -185,5 +226,5 @@ function showMachines() {
 
 element("login").addEventListener("submit", logIn);
 element("logout").addEventListener("click", logOut);
-if (sessionStorage.getItem(CSRF)) showMachines();
+if (sessionStorage.getItem(CSRF)) showGuests();
 else showLogin().catch(failed);
