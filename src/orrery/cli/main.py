@@ -23,6 +23,7 @@ NOUNS = {
     "serve": "Run the node.",
     "down": "Stop the node, its guests and its network.",
     "vm": "Virtual machines.",
+    "ct": "Containers.",
     "storage": "Storages and the volumes in them.",
     "task": "Tasks: list, follow, stop.",
     "user": "Users, groups, roles, tokens, and what they may.",
