@@ -43,7 +43,7 @@ class DirectoryStorage:
         self.options = DirectoryOptions.parse(options)
         self.contents = self.options.contents
         self.formats = self.options.formats
-        self.container_formats = ("raw", SUBVOL)
+        self.container_formats: tuple[str, ...] = ("raw", SUBVOL)
         self.sized_folders = False
         self.features = frozenset({Feature.UPLOAD, *({Feature.SHARED} if self.options.shared else ())})
 

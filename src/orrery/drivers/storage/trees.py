@@ -6,6 +6,7 @@ to anywhere, subvolumes, and files that are marked as immutable.
 """
 
 import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ MODE: Final = 0o755
 """Of a new tree's top, the root folder of a container; the storage's own folders keep the host's users out."""
 
 _LONG: Final = 7 * 86400.0
+_AT_ONCE: Final = 200
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 
 
@@ -25,11 +27,28 @@ def remove(path: Path) -> None:
     Take it out of its place first (`staging.set_aside`): a removal that is cut off leaves the rest.
     """
     refuse_mounts(path)
-    command = ["rm", "-rf", "--", path]
+    _remove_all([path])
+
+
+def empty(tree: Path, keep: Collection[str] = ()) -> None:
+    """Removes all that lies in a folder, but for some names at its top. Raises Failure when something stays."""
+    try:
+        names = sorted(set(os.listdir(tree)) - set(keep))  # noqa: PTH208
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise files.failure(error, f"unable to empty '{tree}'") from error
+    for begin in range(0, len(names), _AT_ONCE):
+        _remove_all([tree / name for name in names[begin : begin + _AT_ONCE]])
+
+
+def _remove_all(paths: Sequence[Path]) -> None:
+    command = ["rm", "-rf", "--", *map(str, paths)]
     if process.run(command, timeout=_LONG, check=False).returncode == 0:
         return
     # Root of a privileged container can mark files so that nobody may remove them.
-    process.run(["chattr", "-R", "-f", "-i", "-a", "--", path], timeout=_LONG, check=False)
+    fixed = [str(path) for path in paths if not path.is_symlink()]
+    process.run(["chattr", "-R", "-f", "-i", "-a", "--", *fixed], timeout=_LONG, check=False)
     process.run(command, timeout=_LONG)
 
 
