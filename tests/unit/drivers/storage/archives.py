@@ -6,13 +6,15 @@ import tarfile
 from collections.abc import Iterable
 from typing import Any
 
+Entry = tuple[tarfile.TarInfo, bytes]
+
 REGULAR, LINK, SYMLINK, CHAR, BLOCKDEV, FOLDER, FIFO = (
     *(tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE),
     *(tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE),
 )
 
 
-def entry(name: str, kind: bytes = REGULAR, data: bytes = b"", **fields: Any) -> tuple[tarfile.TarInfo, bytes]:
+def entry(name: str, kind: bytes = REGULAR, data: bytes = b"", **fields: Any) -> Entry:
     """An entry as `archive` takes it; `fields` are those of TarInfo."""
     info = tarfile.TarInfo(name)
     info.type = kind
@@ -23,7 +25,7 @@ def entry(name: str, kind: bytes = REGULAR, data: bytes = b"", **fields: Any) ->
     return info, data
 
 
-def archive(entries: Iterable[tuple[tarfile.TarInfo, bytes]], form: int = tarfile.PAX_FORMAT) -> bytes:
+def archive(entries: Iterable[Entry], form: int = tarfile.PAX_FORMAT) -> bytes:
     """The archive that holds these entries, exactly as they are."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=form, encoding="utf-8") as tar:

@@ -77,7 +77,7 @@ def test_mounted_images_are_left_alone(tmp_path: Path) -> None:
     script = 'mount -o loop "$1" "$2" && echo mounted && read x'
     (tmp_path / "mnt").mkdir()
     command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", path, tmp_path / "mnt"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen([*map(str, command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdin is not None
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"mounted\n"

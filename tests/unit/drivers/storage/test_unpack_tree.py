@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.unit.drivers.storage.archives import BLOCKDEV, CHAR, FIFO, FOLDER, LINK, SYMLINK, archive, entry
+from tests.unit.drivers.storage.archives import BLOCKDEV, CHAR, FIFO, FOLDER, LINK, SYMLINK, Entry, archive, entry
 
 from orrery.drivers.storage import filesystem
 from orrery.drivers.storage.unpack_tree import unpack
@@ -48,9 +48,9 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pack(tmp_path: Path) -> Callable[..., Path]:
-    def write(*entries: object, kind: str = "tar") -> Path:
+    def write(*entries: Entry, kind: str = "tar") -> Path:
         path = tmp_path / "template"
-        path.write_bytes(PACKERS[kind](archive(entries)))  # type: ignore[arg-type]
+        path.write_bytes(PACKERS[kind](archive(entries)))
         return path
 
     return write
@@ -104,7 +104,7 @@ def test_file_capabilities_are_kept(tree: Path, tmp_path: Path) -> None:
     os.setxattr(source / "ping", "user.note", b"n")
     os.setxattr(source / "ping", "trusted.secret", b"n")
     command = ["tar", "--create", "--xattrs", "--xattrs-include=*", "--file", tmp_path / "t", "-C", source, "."]
-    subprocess.run(command, check=True)
+    subprocess.run([*map(str, command)], check=True)
     unpack(tmp_path / "t", tree)
     assert os.getxattr(tree / "ping", CAPABILITY) == NET_BIND
     assert set(os.listxattr(tree / "ping")) == {CAPABILITY, "user.note"}
@@ -115,7 +115,7 @@ def test_sparse_files_stay_sparse(tree: Path, tmp_path: Path) -> None:
     os.truncate(tmp_path / "big", 1 << 30)
     for form in ("gnu", "pax"):
         command = ["tar", "--create", "--sparse", f"--format={form}", "--file", tmp_path / "t", "-C", tmp_path, "big"]
-        subprocess.run(command, check=True)
+        subprocess.run([*map(str, command)], check=True)
         unpack(tmp_path / "t", tree, MIB)
         state = (tree / "big").stat()
         assert (state.st_size, state.st_blocks * 512 < MIB) == (1 << 30, True)
@@ -144,7 +144,7 @@ SECRET = entry("secret", data=b"secret")
         *("absolute hard link", "links in a row", "folder becomes link"),
     ],
 )
-def test_nothing_leaves_the_tree(tmp_path: Path, tree: Path, pack: Callable[..., Path], entries: list) -> None:
+def test_nothing_leaves_the_tree(tmp_path: Path, tree: Path, pack: Callable[..., Path], entries: list[Entry]) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "victim").write_bytes(b"untouched")
@@ -291,7 +291,7 @@ def inside(mount: str, path: Path, tree: Path) -> list[str]:
     """What `unpack` says in a mount namespace in which `mount` put something at the tree ($1)."""
     script = f'{mount} && exec "$2" -c "$3" "$4" "$1"'
     command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
-    arguments = [tree, sys.executable, textwrap.dedent(INSIDE), path]
+    arguments = [str(tree), sys.executable, textwrap.dedent(INSIDE), str(path)]
     done = subprocess.run([*command, *arguments], capture_output=True, check=True, timeout=120)
     return done.stdout.decode().splitlines()[-2:]
 
