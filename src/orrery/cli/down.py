@@ -2,16 +2,23 @@
 """`orrery down`: ends a node with all that outlives `orrery serve`: its guests, its tasks, its network."""
 
 import contextlib
+import itertools
 import signal
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import typer
 
+from orrery.drivers.lxc.lxcfs import LxcfsService
 from orrery.errors import Failure, OrreryError
 from orrery.front.supervise import end_leftover
+from orrery.model.guest import GuestKind, GuestRecord
+from orrery.operations.boot import place_of
 from orrery.operations.context import NodeContext, open_context
-from orrery.operations.guest_kind import release
+from orrery.operations.guest_kind import KINDS, driver_of, release
+from orrery.operations.guest_lock import NOUNS
+from orrery.store.guests import read_guests
 from orrery.system import process
 from orrery.system.files import read_json
 from orrery.system.paths import Paths
@@ -20,6 +27,8 @@ from orrery.tasks.journal import Journal
 DAEMON_SECONDS = 20.0
 TASK_SECONDS = 10.0
 GUEST_SECONDS = 30.0
+
+Guest = tuple[GuestKind, int]
 
 
 def command(
@@ -40,6 +49,7 @@ def command(
     end_tasks(paths)
     ctx = open_context(paths, name)
     end_guests(ctx, timeout)
+    LxcfsService(paths).stop()
     for note in ctx.network.remove():
         typer.echo(note)
     typer.echo(f"node '{name}' is down")
@@ -79,15 +89,55 @@ def end_tasks(paths: Paths) -> None:
 
 
 def end_guests(ctx: NodeContext, timeout: float) -> None:
-    """Shuts all guests down together; those that have not ended in time are ended."""
-    running = dict(ctx.machines.running())
-    for vmid in running:
-        with contextlib.suppress(OrreryError):
+    """Shuts all guests down, in the reverse of the order in which they start; those of one place together.
+
+    A guest gets as many seconds as its option `startup` says, else `timeout`, then it is ended; with a timeout of 0
+    all are ended at once.
+    """
+    stored = {guest.record.vmid: guest.record for guest in read_guests(ctx.store)}
+    running = {(kind, vmid): found for kind in KINDS for vmid, found in driver_of(ctx, kind).running().items()}
+    for place in places(running, stored):
+        asked = [each for each in place if timeout > 0 and ask_to_end(ctx, *each)]
+        begun = time.monotonic()
+        for kind, vmid in place:
+            record = stored.get(vmid)
+            limit = (record and place_of(record).down) or timeout
+            left = begun + limit - time.monotonic() if (kind, vmid) in asked else 0.0
+            if not process.wait(running[kind, vmid], max(0.0, left)):
+                typer.echo(f"{NOUNS[kind]} {vmid} has not shut down and is ended")
+                end_at_once(ctx, kind, vmid)
+    for kind in KINDS:
+        for vmid in driver_of(ctx, kind).leftovers():
+            release(ctx, vmid, kind)
+
+
+def places(running: Iterable[tuple[GuestKind, int]], stored: Mapping[int, GuestRecord]) -> list[list[Guest]]:
+    """Running guests by their place in the order, the last to start first."""
+
+    def order(guest: Guest) -> float:
+        record = stored.get(guest[1])
+        found = place_of(record).order if record else None
+        return float("inf") if found is None else found
+
+    ordered = sorted(running, key=lambda guest: (-order(guest), guest[1]))
+    return [list(group) for _, group in itertools.groupby(ordered, key=order)]
+
+
+def ask_to_end(ctx: NodeContext, kind: GuestKind, vmid: int) -> bool:
+    """Presses a machine's power button, or tells a container's init; whether that was possible."""
+    try:
+        if kind == "qemu":
             ctx.machines.powerdown(vmid)
-    end = time.monotonic() + timeout
-    for vmid, found in running.items():
-        if not process.wait(found, max(0.0, end - time.monotonic())):
-            typer.echo(f"VM {vmid} has not shut down and is ended")
-            ctx.machines.kill(vmid)
-    for vmid in ctx.machines.leftovers():
-        release(ctx, vmid, "qemu")
+        else:
+            ctx.containers.ask_to_stop(vmid)
+    except OrreryError:
+        return False
+    return True
+
+
+def end_at_once(ctx: NodeContext, kind: GuestKind, vmid: int) -> None:
+    """Ends a guest without asking it."""
+    if kind == "qemu":
+        ctx.machines.kill(vmid)
+    else:
+        ctx.containers.stop(vmid, 0)

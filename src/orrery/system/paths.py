@@ -120,6 +120,10 @@ class Paths:
         return self.log / "dnsmasq.log"
 
     @property
+    def lxcfs_log(self) -> Path:
+        return self.log / "lxcfs.log"
+
+    @property
     def nginx_log(self) -> Path:
         """Folder of the front's logs; belongs to the front's user."""
         return self.log / "nginx"
@@ -186,6 +190,11 @@ class Paths:
     def network_lock(self) -> Path:
         """Held while the host's network is changed."""
         return self.run / "network.lock"
+
+    @property
+    def lxcfs(self) -> Path:
+        """Where lxcfs shows what containers see of the machine."""
+        return self.run / "lxcfs"
 
     @property
     def guests_run(self) -> Path:
