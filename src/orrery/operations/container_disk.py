@@ -49,6 +49,7 @@ class ResizeMount(ContainerVerb):
     """Grows the volume of mount point `disk` to `size`, or by it with a leading plus; also while the container runs."""
 
     kind: ClassVar[str] = "resize"
+    registered_as: ClassVar[str] = "vzresize"
 
     disk: str = ""
     size: str = ""

@@ -20,7 +20,9 @@ def operation(cls: OperationType) -> OperationType:
     """Registers a frozen dataclass of plain data as the operation of its `kind`. Programming mistakes raise TypeError.
 
     Fields may be numbers, texts, booleans, None, enumerations, tuples, lists, dictionaries and dataclasses of these.
-    A field with `metadata={"secret": True}` is handed to the task, but never written to the journal.
+    A field with `metadata={"secret": True}` is handed to the task, but never written to the journal. Kinds are words of
+    the wire, and some mean different operations on different things: all but one of those have a name of their own,
+    the class variable `registered_as`.
     """
     kind = getattr(cls, "kind", None)
     if not isinstance(kind, str) or not kind:
@@ -28,29 +30,35 @@ def operation(cls: OperationType) -> OperationType:
     parameters = getattr(cls, "__dataclass_params__", None)
     if parameters is None or not parameters.frozen:
         raise TypeError(f"{cls.__name__} is not a frozen dataclass")
-    other = _registered.setdefault(kind, cls)
+    name = name_of(cls)
+    other = _registered.setdefault(name, cls)
     if other is not cls and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise TypeError(f"{cls.__name__} and {other.__name__} are both of kind {kind}")
-    _registered[kind] = cls
+        raise TypeError(f"{cls.__name__} and {other.__name__} are both of kind {name}; one needs `registered_as`")
+    _registered[name] = cls
     return cls
 
 
-def lookup(kind: str) -> type[Any]:
-    """The operation class of a kind. Raises NotSupported."""
+def name_of(value: Operation | type[Any]) -> str:
+    """The name by which an operation is found again: its kind, unless it has a name of its own."""
+    return str(getattr(value, "registered_as", value.kind))
+
+
+def lookup(name: str) -> type[Any]:
+    """The operation class of that name. Raises NotSupported."""
     try:
-        return _registered[kind]
+        return _registered[name]
     except KeyError:
-        raise NotSupported(f"this version has no operation '{kind}'") from None
+        raise NotSupported(f"this version has no operation '{name}'") from None
 
 
 def kinds() -> Iterator[str]:
-    """The kinds of all registered operations."""
+    """The names of all registered operations."""
     yield from sorted(_registered)
 
 
 def encode(value: Operation) -> dict[str, Any]:
     """The operation's fields as JSON values."""
-    lookup(value.kind)
+    lookup(name_of(value))
     return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}  # type: ignore[arg-type]
 
 

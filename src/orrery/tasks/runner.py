@@ -93,7 +93,7 @@ class Runner:
         Raises Failure when no task came to be: then nothing was done.
         """
         request = {
-            "kind": operation.kind,
+            "kind": registry.name_of(operation),
             "data": registry.encode(operation),
             "user": str(identity),
             "lock_wait": lock_wait,

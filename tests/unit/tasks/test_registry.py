@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 import json
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -77,3 +77,19 @@ def test_an_unknown_action_does_not_keep_the_others() -> None:
     assert revert.unwind(records, None, told.append, done.append) == records[:1]
     assert told == ["could not undo test.gone: this version does not know how", "x"]
     assert done == [2]
+
+
+def test_one_word_of_the_wire_for_two_operations() -> None:
+    @registry.operation
+    @dataclass(frozen=True)
+    class BuildElsewhere:
+        kind: ClassVar[str] = "build"
+        registered_as: ClassVar[str] = "build-elsewhere"
+
+        place: str = ""
+
+    there = BuildElsewhere("there")
+    assert registry.name_of(there) == "build-elsewhere"
+    found: Any = registry.decode(registry.name_of(there), registry.encode(there))
+    assert (found, found.kind) == (there, "build")
+    assert registry.lookup("build") is Build
