@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import unquote
 
+from orrery.model.guest_options import MASK
 from orrery.model.machine_properties import IP_CONFIG, NIC
 from orrery.model.textformats import split_list
 
@@ -25,9 +26,6 @@ DRIVE = "cloudinit"
 
 OPTIONS = ("cicustom", "cipassword", "citype", "ciupgrade", "ciuser", "nameserver", "searchdomain", "sshkeys")
 """The options that speak of nothing else; besides there are `ipconfigN`."""
-
-MASK = "**********"
-"""What is shown instead of a password."""
 
 LONGEST_KEYS = 64 << 10  # bytes of public keys in all
 
@@ -84,6 +82,11 @@ def is_drive(text: str | None) -> bool:
     return is_volume(file)
 
 
+def is_drive_key(key: str) -> bool:
+    """Whether a cloud-init drive can be there."""
+    return _DRIVE_KEY.fullmatch(key) is not None
+
+
 def is_volume(volume: str) -> bool:
     """Whether a volume id is that of a cloud-init medium, or asks for one."""
     name = volume.partition(":")[2]
@@ -92,7 +95,7 @@ def is_volume(volume: str) -> bool:
 
 def drive_of(options: Mapping[str, str]) -> str | None:
     """The key of the machine's cloud-init drive; None without one."""
-    found = [key for key in sorted(options) if _DRIVE_KEY.fullmatch(key) and is_drive(options[key])]
+    found = [key for key in sorted(options) if is_drive_key(key) and is_drive(options[key])]
     return found[0] if found else None
 
 
@@ -173,7 +176,7 @@ def _names_its_type(kind: str, encoded: str) -> bool:
 def faults(options: Mapping[str, str]) -> dict[str, str]:
     """What is wrong with a machine's cloud-init options, by parameter; empty when a medium can be made."""
     found: dict[str, str] = {}
-    drives = [key for key in sorted(options) if _DRIVE_KEY.fullmatch(key) and is_drive(options[key])]
+    drives = [key for key in sorted(options) if is_drive_key(key) and is_drive(options[key])]
     if len(drives) > 1:
         found[drives[1]] = f"the machine has a cloud-init drive already: '{drives[0]}'"
     try:

@@ -20,7 +20,8 @@ from typing import Any
 
 import yaml
 
-from orrery.model.cloudinit import MASK, Card, Kind, Section, Seed, interface
+from orrery.model.cloudinit import Card, Kind, Section, Seed, interface
+from orrery.model.guest_options import MASK
 
 LABELS: Mapping[Kind, str] = {"nocloud": "cidata", "configdrive2": "config-2", "opennebula": "CONTEXT"}
 CUSTOMISABLE: Mapping[Kind, tuple[Section, ...]] = {

@@ -10,6 +10,7 @@ from typing import Self, TypeVar
 
 from orrery.errors import ParameterError
 from orrery.model.ballooning import DEFAULT_SHARES
+from orrery.model.cloudinit import is_drive as is_cloudinit
 from orrery.model.cpu import CpuModel, Topology
 from orrery.model.disks import BUSES, Disk, EfiDisk, parse_disk, parse_efi_disk
 from orrery.model.guest import GuestConfig
@@ -356,8 +357,8 @@ def _disks(options: Mapping[str, str]) -> tuple[Disk, ...]:
 def _bootable(options: Mapping[str, str]) -> tuple[list[str], list[str], list[str]]:
     disks = _disks(options)
     return (
-        [disk.key for disk in disks if not disk.is_cdrom],
-        [disk.key for disk in disks if disk.is_cdrom],
+        [disk.key for disk in disks if not disk.is_cdrom and not is_cloudinit(options[disk.key])],
+        [disk.key for disk in disks if disk.is_cdrom and not is_cloudinit(options[disk.key])],
         [key for key, _, _ in _each(options, "net")],
     )
 

@@ -27,6 +27,9 @@ NETWORK, HARDWARE, OPTIONS = "VM.Config.Network", "VM.Config.HWType", "VM.Config
 CLOUDINIT, POWER = "VM.Config.Cloudinit", "VM.PowerMgmt"
 ROOT_ONLY = ""
 
+MASK = "**********"
+"""What is shown instead of a secret."""
+
 _NUMBERED = re.compile(r"([a-z]+)(0|[1-9]\d{0,2})", re.ASCII)
 
 
@@ -44,7 +47,7 @@ class Option:
     """One option. `name` ends in `[n]` for numbered ones, of which there are `count`.
 
     `privilege`: what a user needs on the guest; empty means root alone. Some options need more or less depending on
-    the value (`privileges_for` of `orrery.model.machine` and `orrery.model.container`).
+    the value (`privileges_for` of `orrery.model.machine` and `orrery.model.container`). `secret`: nobody sees it.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Option:
     properties: PropertyString | None = None
     count: int | None = None
     later_values: tuple[str, ...] = ()
+    secret: bool = False
 
     @property
     def base(self) -> str:
@@ -180,10 +184,13 @@ class OptionTable(Mapping[str, Option]):
         return found
 
     def reply_value(self, key: str, text: str) -> str | int | float:
-        """A value as replies carry it: numbers for options whose type is a number or boolean, else the text."""
+        """A value as replies carry it: numbers for options whose type is a number or boolean, else the text.
+
+        Secret ones are masked.
+        """
         option = self.find(key)
         if option is None or option.rule.type == "string":
-            return text
+            return MASK if option is not None and option.secret and text else text
         try:
             value = option.rule.parse(text)
         except ValueError:
@@ -210,6 +217,7 @@ def option(
     count: int | None = None,
     max_length: int | None = None,
     later_values: tuple[str, ...] = (),
+    secret: bool = False,
 ) -> Option:
     """A row of a table."""
     schema = rule if isinstance(rule, PropertyString) else None
@@ -223,6 +231,7 @@ def option(
         properties=schema,
         count=count,
         later_values=later_values,
+        secret=secret,
     )
 
 

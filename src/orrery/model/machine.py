@@ -8,6 +8,7 @@ typed views of the devices in `orrery.model.devices`.
 import re
 from collections.abc import Collection, Mapping
 
+from orrery.model.cloudinit import is_drive as is_cloudinit
 from orrery.model.cpu import check_cpu
 from orrery.model.guest_options import CDROM, CLOUDINIT, DISK, NETWORK, POWER, Option, Requirement, unique_tags
 from orrery.model.machine_options import MACHINE_OPTIONS
@@ -108,6 +109,7 @@ def privileges_for(key: str, value: str | None, old: str | None = None) -> tuple
         return ()
     if is_disk(key):
         found = {CDROM if _is_cdrom(text) else DISK for text in (value, old) if text is not None}
+        found |= {CLOUDINIT for text in (value, old) if is_cloudinit(text)}
         return tuple(Requirement((privilege,)) for privilege in sorted(found or {DISK})) + _host_drive(value)
     if option.privilege == CLOUDINIT:
         return (Requirement((CLOUDINIT, NETWORK), any_of=True),)
@@ -148,7 +150,7 @@ def boot_without(boot: str, gone: Collection[str]) -> str | None:
 
 
 def _is_cdrom(text: str) -> bool:
-    return "media=cdrom" in text.split(",") or text.partition(",")[0] in ("none", "cdrom")
+    return "media=cdrom" in text.split(",") or text.partition(",")[0] in ("none", "cdrom") or is_cloudinit(text)
 
 
 def _host_drive(value: str | None) -> tuple[Requirement, ...]:
@@ -174,8 +176,6 @@ def _mapping_use(base: str, value: str | None) -> tuple[Requirement, ...]:
 def _unsupported_words(key: str, values: Mapping[str, Value]) -> list[str]:
     found: list[str] = []
     file = str(values.get("file", ""))
-    if is_disk(key) and file.endswith(":cloudinit"):
-        found.append("a cloud-init drive")
     if is_disk(key) and file == "cdrom":
         found.append("the host's CD-ROM drive")
     if key == "machine" and str(values.get("type", "")).startswith("virt"):

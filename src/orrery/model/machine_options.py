@@ -80,7 +80,7 @@ _ROWS: tuple[Option, ...] = (
     option("net", properties.NIC, NETWORK, "nic", count=32),
     # Hardware
     option("acpi", flag(True), HARDWARE),
-    option("hotplug", _HOTPLUG, HARDWARE, "stored", later_values=("cpu", "memory", "cloudinit")),
+    option("hotplug", _HOTPLUG, HARDWARE, "stored", later_values=("cpu", "memory")),
     option("kvm", flag(True), HARDWARE),
     option("machine", properties.MACHINE, HARDWARE),
     option("rng0", properties.RNG, HARDWARE),
@@ -121,15 +121,15 @@ _ROWS: tuple[Option, ...] = (
     option("hookscript", text("pve-volume-id"), ROOT_ONLY, "stored"),
     option("lock", word(*_LOCKS), ROOT_ONLY, "stored"),
     # What prepares a guest from inside
-    later("cicustom", properties.CLOUD_INIT_FILES, CLOUDINIT),
-    later("cipassword", text(), CLOUDINIT),
-    later("citype", word("configdrive2", "nocloud", "opennebula"), CLOUDINIT),
-    later("ciupgrade", flag(True), CLOUDINIT),
-    later("ciuser", text(), CLOUDINIT),
-    later("ipconfig", properties.IP_CONFIG, CLOUDINIT, count=32),
-    later("nameserver", text("address-list"), CLOUDINIT),
-    later("searchdomain", text(), CLOUDINIT),
-    later("sshkeys", text("urlencoded"), CLOUDINIT),
+    option("cicustom", properties.CLOUD_INIT_FILES, CLOUDINIT, "stored"),
+    option("cipassword", text(), CLOUDINIT, "stored", secret=True),
+    option("citype", word("configdrive2", "nocloud", "opennebula"), CLOUDINIT, "stored"),
+    option("ciupgrade", flag(True), CLOUDINIT, "stored"),
+    option("ciuser", text(), CLOUDINIT, "stored"),
+    option("ipconfig", properties.IP_CONFIG, CLOUDINIT, "stored", count=32),
+    option("nameserver", text("address-list"), CLOUDINIT, "stored"),
+    option("searchdomain", text(), CLOUDINIT, "stored"),
+    option("sshkeys", text("urlencoded"), CLOUDINIT, "stored"),
 )
 
 MACHINE_OPTIONS = OptionTable(_ROWS)

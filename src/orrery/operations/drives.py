@@ -14,18 +14,21 @@ from orrery.drivers.qemu.devices.firmware import variables_template
 from orrery.drivers.qemu.plan import VolumeFile
 from orrery.drivers.storage.base import StorageDriver, VolumeInfo
 from orrery.errors import AlreadyExists, Failure, NotFound, ParameterError
+from orrery.model import cloudinit
 from orrery.model.disksize import format_size
 from orrery.model.guest import GuestConfig
 from orrery.model.machine import find_option, is_disk
 from orrery.model.propertystring import PropertyString
 from orrery.model.values import Value
-from orrery.model.volume import VolumeId, parse_volname
+from orrery.model.volume import VolumeId, image_name, parse_volname
 from orrery.operations.context import NodeContext
 from orrery.store.guests import find_guest
 from orrery.tasks.operation import TaskHandle
 from orrery.tasks.revert import Log, undo
 
 NO_MEDIUM = ("none", "cdrom")
+CLOUDINIT_SIZE = 4 << 20
+"""Bytes of a cloud-init medium, whatever it says."""
 UNUSED = "unused"
 KIB = 1 << 10
 GIB = 1 << 30
@@ -34,7 +37,10 @@ _NEW = re.compile(r"([A-Za-z][A-Za-z0-9._-]*):([0-9]+(?:\.[0-9]+)?)")
 
 @dataclass(frozen=True)
 class Drive:
-    """A drive's option, taken apart. `size` is in bytes and set for a new image only; `source` for an imported one."""
+    """A drive's option, taken apart. `size` is in bytes and set for a new image only; `source` for an imported one.
+
+    `cloudinit`: its medium says what the machine is told, and is made by `orrery.operations.cloudinit`.
+    """
 
     key: str
     values: Mapping[str, Value]
@@ -42,6 +48,7 @@ class Drive:
     size: int | None = None
     source: VolumeId | None = None
     volume: VolumeId | None = None
+    cloudinit: bool = False
 
     @property
     def is_new(self) -> bool:
@@ -51,7 +58,7 @@ class Drive:
     @property
     def is_cdrom(self) -> bool:
         """Whether it is an optical drive."""
-        return self.values.get("media") == "cdrom" or str(self.values["file"]) in NO_MEDIUM
+        return self.values.get("media") == "cdrom" or str(self.values["file"]) in NO_MEDIUM or self.cloudinit
 
 
 def is_drive(key: str) -> bool:
@@ -82,6 +89,8 @@ def parse_drive(key: str, text: str) -> Drive:
     if file in NO_MEDIUM or file.startswith("/"):
         return Drive(key, values)
     source = values.get("import-from")
+    if cloudinit.is_volume(file):
+        return _parse_cloudinit(key, values, _volume(key, file))
     if new := _NEW.fullmatch(file):
         size = int(float(new[2]) * GIB) // KIB * KIB
         if not size and source is None and key != "efidisk0":
@@ -90,6 +99,16 @@ def parse_drive(key: str, text: str) -> Drive:
     if source is not None:
         raise ParameterError({key: "import-from needs a new volume: STORAGE:0,import-from=VOLUME"})
     return Drive(key, values, volume=_volume(key, file))
+
+
+def _parse_cloudinit(key: str, values: Mapping[str, Value], volume: VolumeId) -> Drive:
+    if not cloudinit.is_drive_key(key):
+        raise ParameterError({key: "a cloud-init drive is on ide, sata or scsi"})
+    if values.get("media", "cdrom") != "cdrom":
+        raise ParameterError({key: "a cloud-init drive is an optical drive: media=cdrom"})
+    if volume.name == cloudinit.DRIVE:
+        return Drive(key, values, storage=volume.storage, cloudinit=True)
+    return Drive(key, values, volume=volume, cloudinit=True)
 
 
 def _volume(key: str, text: str) -> VolumeId:
@@ -118,6 +137,11 @@ def check_drive(ctx: NodeContext, vmid: int, drive: Drive) -> None:
             source, name = ctx.storages.volume(str(drive.source))
             if source.info(name).content not in ("images", "import"):
                 raise ParameterError({drive.key: f"'{drive.source}' is not a disk image"})
+    elif drive.cloudinit and drive.volume is not None:
+        # It need not be there: the next start makes it.
+        ctx.storages.get(drive.volume.storage)
+        if str(drive.volume) not in owned_volumes(vmid, [str(drive.volume)]):
+            raise ParameterError({drive.key: f"volume '{drive.volume}' does not belong to guest {vmid}"})
     elif drive.volume is not None:
         info = _existing(ctx, drive)
         if info.content == "images" and info.vmid != vmid:
@@ -152,12 +176,23 @@ def make_drive(ctx: NodeContext, task: TaskHandle, vmid: int, drive: Drive) -> s
     if drive.storage is None:
         return _final(drive, str(drive.values["file"]), _known_size(ctx, drive))
     storage = ctx.storages.get(drive.storage)
+    if drive.cloudinit:
+        return _make_cloudinit(task, vmid, drive, storage)
     name = storage.next_name(vmid, str(drive.values.get("format") or storage.formats[0]))
     volume = f"{drive.storage}:{name}"
     with undone_unless_taken(task, "guest.drop_volume", vmid=vmid, volume=volume):
         _fill(ctx, task, drive, storage, name)
     task.log(f"{drive.key}: made {volume}")
     return _final(drive, volume, storage.info(name).size)
+
+
+def _make_cloudinit(task: TaskHandle, vmid: int, drive: Drive, storage: StorageDriver) -> str:
+    """An empty medium, or the one that is there from before; what it says is written when all options are known."""
+    name = image_name(vmid, f"vm-{vmid}-cloudinit.{drive.values.get('format') or storage.formats[0]}")
+    volume = f"{storage.name}:{name}"
+    with contextlib.suppress(AlreadyExists), undone_unless_taken(task, "guest.drop_volume", vmid=vmid, volume=volume):
+        storage.allocate(name, CLOUDINIT_SIZE)
+    return _final(drive, volume, CLOUDINIT_SIZE)
 
 
 def _fill(ctx: NodeContext, task: TaskHandle, drive: Drive, storage: StorageDriver, name: str) -> None:
@@ -185,15 +220,15 @@ def _fill(ctx: NodeContext, task: TaskHandle, drive: Drive, storage: StorageDriv
 def _known_size(ctx: NodeContext, drive: Drive) -> int | None:
     if drive.volume is None:
         return None
-    return int(_existing(ctx, drive).size)
+    return CLOUDINIT_SIZE if drive.cloudinit else int(_existing(ctx, drive).size)
 
 
 def _final(drive: Drive, file: str, size: int | None) -> str:
     values = {key: value for key, value in drive.values.items() if key not in ("import-from", "format", "size")}
     values["file"] = "none" if file == "cdrom" else file
-    if file in NO_MEDIUM:
+    if file in NO_MEDIUM or drive.cloudinit:
         values["media"] = "cdrom"
-    elif size is not None:
+    if file not in NO_MEDIUM and size is not None:
         values["size"] = format_size(size)
     return drive_schema(drive.key).print(values)
 

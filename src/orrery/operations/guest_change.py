@@ -7,12 +7,13 @@ from typing import ClassVar
 
 from orrery.errors import Conflict, ParameterError
 from orrery.model.machine import boot_without
+from orrery.operations.cloudinit import refresh_or_warn
 from orrery.operations.context import NodeContext
-from orrery.operations.drives import check_drive, is_drive, make_drive, names_volume, parse_drive
+from orrery.operations.drives import check_drive, drop_volume, is_drive, make_drive, names_volume, parse_drive
 from orrery.operations.guest_create import with_mac
 from orrery.operations.guest_live import apply_live
 from orrery.operations.guest_lock import check_lock, guest_lock
-from orrery.operations.guest_pending import apply_all, apply_hot, keep_volumes, put
+from orrery.operations.guest_pending import apply_all, apply_hot, keep_volumes, lost_media, put
 from orrery.store.guests import read_guest
 from orrery.tasks.operation import TaskHandle
 from orrery.tasks.registry import operation
@@ -24,7 +25,8 @@ class ChangeMachine:
     """Sets, deletes and reverts options of machine `vmid`; `set` holds validated, canonical texts.
 
     A deleted disk becomes an unused one, with `force` it is removed for good; deleting an unused disk removes it.
-    `digest` is that of the configuration on which the caller based the change.
+    `digest` is that of the configuration on which the caller based the change. `secrets` are options like those in
+    `set`, whose values nobody else may see.
     """
 
     kind: ClassVar[str] = "qmconfig"
@@ -36,6 +38,7 @@ class ChangeMachine:
     force: bool = False
     digest: str | None = None
     skiplock: bool = False
+    secrets: dict[str, str] = field(default_factory=dict, metadata={"secret": True})
 
     def subject(self) -> str:
         return str(self.vmid)
@@ -54,7 +57,8 @@ class ChangeMachine:
         for key, text in self.set.items():
             if names_volume(key):
                 check_drive(ctx, self.vmid, parse_drive(key, text))
-        clash = {key: "cannot be set and deleted in one request" for key in self.delete if key in self.set}
+        both = {*self.set, *self.secrets} & {*self.delete}
+        clash = dict.fromkeys(both, "cannot be set and deleted in one request")
         if clash:
             raise ParameterError(clash)
 
@@ -62,7 +66,7 @@ class ChangeMachine:
         """Writes the change as pending, then lets each part of it take effect that can."""
         self.check(ctx)
         stored = read_guest(ctx.store, self.vmid, kind="qemu", node=ctx.node)
-        wanted: dict[str, str] = {}
+        wanted = dict(self.secrets)
         for key, text in self.set.items():
             if is_drive(key):
                 wanted[key] = make_drive(ctx, task, self.vmid, parse_drive(key, text))
@@ -78,13 +82,17 @@ class ChangeMachine:
             if stored.record.config.get(key) is None and key not in stored.record.config.pending:
                 task.log(f"cannot delete '{key}' - not set in current configuration")
         task.step("pending")
+        lost = lost_media(self.vmid, stored.record.config, config)
         stored = put(ctx, stored, config)
         task.commit()
+        for volume in lost:
+            drop_volume(ctx, task.log, vmid=self.vmid, volume=volume)
         running = ctx.machines.find(self.vmid) is not None
         if not running:
             apply_all(ctx, task, stored)
         else:
             apply_hot(ctx, task, stored, apply_live)
+        refresh_or_warn(ctx, task, self.vmid)
 
 
 def change_summary(set_: Mapping[str, str], delete: tuple[str, ...]) -> str:

@@ -11,6 +11,7 @@ from orrery.model.devices import default_boot_order
 from orrery.model.guest import GuestConfig, GuestRecord
 from orrery.model.machine import expand_indexed
 from orrery.model.machine_properties import NIC, SMBIOS
+from orrery.operations.cloudinit import refresh
 from orrery.operations.context import NodeContext
 from orrery.operations.drives import check_drive, drives, make_drive, names_volume, parse_drive
 from orrery.operations.guest_lock import guest_lock
@@ -24,7 +25,10 @@ from orrery.tasks.registry import operation
 @operation
 @dataclass(frozen=True)
 class CreateMachine:
-    """Creates machine `vmid` with validated, canonical `options`; enters it in `pool`, and starts it if asked."""
+    """Creates machine `vmid` with validated, canonical `options`; enters it in `pool`, and starts it if asked.
+
+    `secrets` are options whose values nobody else may see.
+    """
 
     kind: ClassVar[str] = "qmcreate"
 
@@ -32,6 +36,7 @@ class CreateMachine:
     options: dict[str, str] = field(default_factory=dict)
     pool: str | None = None
     start: bool = False
+    secrets: dict[str, str] = field(default_factory=dict, metadata={"secret": True})
 
     def subject(self) -> str:
         return str(self.vmid)
@@ -50,12 +55,14 @@ class CreateMachine:
         """Makes the machine; a failure leaves neither volume nor number behind."""
         self.check(ctx)
         reserved, revision = reserve(ctx, task, self.vmid, "qemu")
-        options = complete(self.options, ctx)
+        options = complete({**self.options, **self.secrets}, ctx)
         for drive in drives(self.options):
             options[drive.key] = make_drive(ctx, task, self.vmid, drive)
         enter_pool(ctx, task, self.vmid, self.pool)
         task.step("configuration")
-        write_guest(ctx.store, replace(reserved, config=GuestConfig(options=options)), revision)
+        config = GuestConfig(options=options)
+        refresh(ctx, task, self.vmid, config, always=True)
+        write_guest(ctx.store, replace(reserved, config=config), revision)
         task.commit()
         if self.start:
             try:

@@ -7,6 +7,7 @@ from typing import ClassVar
 from orrery.access.pools import forget_guest
 from orrery.errors import Failure, OrreryError
 from orrery.model.guest import GuestConfig, GuestKind
+from orrery.operations.cloudinit import forget as forget_cloudinit
 from orrery.operations.context import NodeContext
 from orrery.operations.drives import owned_volumes, texts
 from orrery.operations.guest_kind import release
@@ -99,6 +100,7 @@ def finish_destroy(ctx: NodeContext, log: Log, *, vmid: int, volumes: list[str],
         log(f"removed {volume}")
     atomically(ctx.store, lambda transaction: forget_guest(transaction, vmid))
     release(ctx, vmid, kind)
+    forget_cloudinit(ctx, vmid)
     if found is not None and found.record.node == ctx.node:
         remove_guest(ctx.store, vmid, found.revision)
     log(f"{NOUNS[kind]} {vmid} is gone")

@@ -7,10 +7,12 @@ from typing import ClassVar
 from orrery.drivers.qemu.plan import VolumeFile
 from orrery.drivers.storage.options import copy_rate
 from orrery.errors import Conflict, Failure, ParameterError
+from orrery.model.cloudinit import is_drive
 from orrery.model.disks import parse_disk
 from orrery.model.disksize import format_size, parse_resize
 from orrery.model.guest import GuestConfig
 from orrery.model.volume import VolumeId
+from orrery.operations import cloudinit
 from orrery.operations.context import NodeContext
 from orrery.operations.drives import (
     Drive,
@@ -37,6 +39,11 @@ class DiskVerb:
 
     vmid: int
     disk: str
+
+    def is_cloudinit(self, ctx: NodeContext) -> bool:
+        """Whether the disk is the drive of the machine's cloud-init medium, which is made rather than copied."""
+        config = read_guest(ctx.store, self.vmid, kind="qemu", node=ctx.node).record.config
+        return is_drive(config.options.get(self.disk))
 
     def subject(self) -> str:
         return str(self.vmid)
@@ -132,6 +139,10 @@ class MoveDisk(DiskVerb):
 
     def check(self, ctx: NodeContext) -> None:
         """Raises what keeps the disk from being moved."""
+        if self.is_cloudinit(ctx):
+            config = read_guest(ctx.store, self.vmid, kind="qemu", node=ctx.node).record.config
+            cloudinit.check_move(ctx, config, self.disk, self.target, self.digest)
+            return
         config = read_guest(ctx.store, self.vmid, kind="qemu", node=ctx.node).record.config
         if self.digest is not None and self.digest != config.digest():
             raise Conflict
@@ -160,6 +171,9 @@ class MoveDisk(DiskVerb):
     def run(self, ctx: NodeContext, task: TaskHandle) -> None:
         """Copies, switches over, writes the configuration; until then a failure leaves everything as it was."""
         self.check(ctx)
+        if self.is_cloudinit(ctx):
+            cloudinit.move(ctx, task, self.vmid, self.disk, self.target, self.format)
+            return
         stored = read_guest(ctx.store, self.vmid, kind="qemu", node=ctx.node)
         drive, volume = self.volume(stored.record.config)
         storage, name = ctx.storages.volume(str(volume))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from orrery.errors import OrreryError
+from orrery.model.cloudinit import is_volume as is_medium
 from orrery.model.guest import GuestConfig
 from orrery.operations.context import NodeContext
 from orrery.operations.drives import drop_volume, next_unused, owned_volumes, texts
@@ -34,11 +35,22 @@ def is_unused(key: str) -> bool:
 
 
 def keep_volumes(vmid: int, before: GuestConfig, after: GuestConfig) -> GuestConfig:
-    """The new configuration with every volume that it would no longer name as an unused disk."""
+    """The new configuration with every volume that it would no longer name as an unused disk.
+
+    Not so cloud-init media (`lost_media`): they can be made again, and are old by then.
+    """
     lost = [v for v in owned_volumes(vmid, texts(before)) if v not in owned_volumes(vmid, texts(after))]
     for volume in lost:
+        if is_medium(volume):
+            continue
         after = after.with_options({next_unused(after.options): volume})
     return after
+
+
+def lost_media(vmid: int, before: GuestConfig, after: GuestConfig) -> list[str]:
+    """Cloud-init media that the new configuration does not name any more."""
+    left = owned_volumes(vmid, texts(after))
+    return [v for v in owned_volumes(vmid, texts(before)) if is_medium(v) and v not in left]
 
 
 def applied(vmid: int, config: GuestConfig, key: str) -> tuple[GuestConfig, list[str]]:
@@ -46,13 +58,13 @@ def applied(vmid: int, config: GuestConfig, key: str) -> tuple[GuestConfig, list
     if key in config.pending:
         value = config.pending[key]
         after = replace(config.revert([key]), options={**config.options, key: value})
-        return keep_volumes(vmid, config, after), []
+        return keep_volumes(vmid, config, after), lost_media(vmid, config, after)
     force = config.pending_deletes[key]
     after = config.revert([key]).with_options({}, [key])
     if force or is_unused(key):
         left = owned_volumes(vmid, texts(after))
         return after, [v for v in owned_volumes(vmid, texts(config)) if v not in left]
-    return keep_volumes(vmid, config, after), []
+    return keep_volumes(vmid, config, after), lost_media(vmid, config, after)
 
 
 def pending_keys(config: GuestConfig) -> list[str]:

@@ -11,6 +11,7 @@ from orrery.errors import Failure, OrreryError, ParameterError
 from orrery.model.devices import parse_agent, parse_nic
 from orrery.model.guest import GuestConfig, GuestKind
 from orrery.model.machine import expand_indexed
+from orrery.operations.cloudinit import refresh
 from orrery.operations.context import NodeContext
 from orrery.operations.drives import check_drive, drives, volume_file
 from orrery.operations.guest_kind import release
@@ -67,6 +68,7 @@ class StartMachine(PowerVerb):
         config = stored.record.config
         finish_run(ctx, task, self.vmid, "qemu", config)
         run_hook(ctx, task, self.vmid, config, "pre-start")
+        refresh(ctx, task, self.vmid, config, always=True)
         task.before("machine.discard", vmid=self.vmid)
         with ExitStack() as stack:
             taps = {}

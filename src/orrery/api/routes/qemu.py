@@ -7,6 +7,7 @@ from pydantic import Field
 
 from orrery.access.rules import Everyone, Perm
 from orrery.api.call import Call
+from orrery.api.cloudinitoptions import judged_secrets
 from orrery.api.endpoint import endpoint
 from orrery.api.guestconfig import checked_options, refuse_faults, stored_guest
 from orrery.api.guestfamily import MACHINES
@@ -88,7 +89,8 @@ def create_machine(call: Call, p: Any) -> Any:
     options = checked_options(call, MACHINES, p.options())
     check_options(call, MACHINES, p.vmid, p.pool, options, {})
     refuse_faults(MACHINES.faults(options))
-    return call.start(CreateMachine(p.vmid, options, pool=p.pool, start=p.start))
+    plain, secrets = judged_secrets(call, options, options)
+    return call.start(CreateMachine(p.vmid, plain, pool=p.pool, start=p.start, secrets=secrets))
 
 
 @endpoint(

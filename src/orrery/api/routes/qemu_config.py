@@ -7,6 +7,7 @@ from pydantic import Field
 
 from orrery.access.rules import Perm
 from orrery.api.call import Call
+from orrery.api.cloudinitoptions import judged_secrets
 from orrery.api.endpoint import endpoint
 from orrery.api.guestconfig import (
     AUDIT,
@@ -119,9 +120,11 @@ def change(call: Call, p: Any) -> ChangeMachine:
     if "boot" in after and "boot" not in judged.options:
         after["boot"] = boot_without(after["boot"], judged.deletes) or ""
     refuse_faults(MACHINES.faults(after))
+    plain, secrets = judged_secrets(call, judged.options, after)
     call.audit(change_summary(judged.options, judged.deletes))
     return ChangeMachine(
-        *(p.vmid, judged.options, judged.deletes, judged.reverts),
+        *(p.vmid, plain, judged.deletes, judged.reverts),
+        secrets=secrets,
         force=p.force,
         digest=p.digest,
         skiplock=p.skiplock,

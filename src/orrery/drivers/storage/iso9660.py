@@ -43,8 +43,10 @@ def image(label: str, files: Mapping[str, bytes]) -> bytes:
                     disc.add_directory(f"/{folder}", rr_name=folder.name, joliet_path=f"/{folder}")
                     made.add(folder)
             content = files[name]
-            place = {"rr_name": path.name, "joliet_path": f"/{path}", "file_mode": 0o100400}
-            disc.add_fp(io.BytesIO(content), len(content), f"/{path}", **place)
+            place = f"/{path}"
+            disc.add_fp(
+                io.BytesIO(content), len(content), place, rr_name=path.name, joliet_path=place, file_mode=0o100400
+            )
         written = io.BytesIO()
         disc.write_fp(written)
     except PyCdlibException as error:
