@@ -43,6 +43,7 @@ BOOT_SECONDS = 90.0  # a boot of the demonstration guest takes 4 s on an idle ma
 ROOT_VARIABLE = "ORRERY_TEST_ROOT"
 """Marks the daemon, its zygote and its tasks, so that stragglers are found."""
 IMPORTED = "demo.qcow2"
+TEMPLATE = "demo.tar.gz"
 _LAST_VMID = 100_000
 
 LIVE: list["Node"] = []
@@ -138,7 +139,10 @@ class Node:
         while b" serves https://" not in (said := self.output.read_bytes()[said_before:]):
             if self.serving.poll() is not None:
                 raise AssertionError(f"serve ended with {self.serving.returncode}: {said.decode(errors='replace')}")
-            assert time.monotonic() < end, f"serve does not come up: {said.decode(errors='replace')}"
+            if time.monotonic() > end:
+                self.dump()
+                said = self.output.read_bytes()[said_before:]
+                raise AssertionError(f"serve does not come up: {said.decode(errors='replace')}")
             time.sleep(0.02)
         return self
 
@@ -232,6 +236,39 @@ class Node:
             guest.run("start")
         return guest
 
+    def import_template(self, archive: Path, name: str = TEMPLATE) -> str:
+        """Uploads a template of containers to the storage `local`; its volume id."""
+        with archive.open("rb") as stream:
+            response = self.root.http.post(
+                f"/api2/json{self.path}/storage/local/upload",
+                data={"content": "vztmpl"},
+                files={"filename": (name, stream)},
+            )
+        assert response.status_code == 200, response.text
+        self.root.wait(response.json()["data"])
+        return f"local:vztmpl/{name}"
+
+    def container(self, template: str, *, start: bool = False, **options: Any) -> "Container":
+        """Creates a container of 64 MiB on an image of 64 MiB, with a card that asks for its address.
+
+        Options override; None leaves one out. With `start` the container runs when this returns.
+        """
+        vmid = options.pop("vmid", None) or self.next_vmid()
+        self.api.wait(self.api.post(f"{self.path}/lxc", container_options(vmid, template) | options))
+        made = Container(self, vmid)
+        if start:
+            made.run("start")
+        return made
+
+    def containers(self) -> list[int]:
+        """Numbers of the containers of this root that run, found by their processes' control groups."""
+        found = set()
+        for pid, _ in _processes():
+            with contextlib.suppress(OSError):
+                text = Path(f"/proc/{pid}/cgroup").read_text()
+                found |= {int(vmid) for vmid in re.findall(rf"orrery-{self.paths.root_hash}/guest-(\d+)/", text)}
+        return sorted(found)
+
     def machines(self) -> list[int]:
         """Numbers of the QEMU processes of this root, found by their user: recorded or not."""
         first = guest_uid(self.paths, 0)
@@ -286,12 +323,15 @@ class Node:
         """Live processes of this root: marked by their environment, jailed with its folders, or of a guest's user."""
         guests = range(0) if tasks_only else range(guest_uid(self.paths, 0), guest_uid(self.paths, 0) + _LAST_VMID)
         mark = f"{ROOT_VARIABLE}={self.folder}\0".encode()
+        group = f"/orrery-{self.paths.root_hash}/"
         found = []
         for pid, uid in _processes():
             with contextlib.suppress(OSError):
                 folder = Path(f"/proc/{pid}")
                 marked = mark in (folder / "environ").read_bytes() + b"\0"
-                jailed = not tasks_only and f"{self.folder}/" in (folder / "mountinfo").read_text()
+                jailed = not tasks_only and (
+                    f"{self.folder}/" in (folder / "mountinfo").read_text() or group in (folder / "cgroup").read_text()
+                )
                 if marked or jailed or uid in guests:
                     found.append(pid)
         return found
@@ -396,6 +436,53 @@ class Guest:
         """Stops and destroys it; the task's log."""
         self.run("stop")
         return self.api.wait(self.api.delete(self.path))
+
+
+def container_options(vmid: int, template: str) -> dict[str, Any]:
+    """What a small container is made with."""
+    return {
+        "vmid": vmid,
+        "ostemplate": template,
+        "ostype": "alpine",
+        "memory": 64,
+        "rootfs": "local:0.0625",
+        "net0": "name=eth0,bridge=vmbr0,ip=dhcp",
+    }
+
+
+class Container(Guest):
+    """A container of a node."""
+
+    def __init__(self, node: Node, vmid: int) -> None:
+        super().__init__(node, vmid)
+        self.path = f"{node.path}/lxc/{vmid}"
+
+    def set(self, also: dict[str, Any] | None = None, **options: Any) -> None:
+        """Changes options."""
+        upid = self.api.put(f"{self.path}/config", also, **options)
+        if upid is not None:
+            self.api.wait(upid)
+
+    def pending(self) -> dict[str, Any]:
+        """What waits for the next start, by option."""
+        rows = self.api.get(f"{self.path}/pending")
+        return {row["key"]: row.get("pending") for row in rows if "pending" in row or "delete" in row}
+
+    def inside(self, *command: str, seconds: float = 20.0) -> str:
+        """The output of a program inside; it must end well."""
+        done = self.node.cli("ct", "exec", str(self.vmid), "--", *command, timeout=seconds)
+        return str(done.stdout).strip()
+
+    def addresses(self) -> list[str]:
+        """IPv4 addresses inside, without the loopback's."""
+        cards = self.api.get(f"{self.path}/interfaces")
+        found = [str(card["inet"]).partition("/")[0] for card in cards if card.get("inet") and card["name"] != "lo"]
+        return [address for address in found if address]
+
+    def address(self, seconds: float = BOOT_SECONDS) -> str:
+        """Its first address; waits for DHCP."""
+        found: list[str] = eventually(self.addresses, seconds, f"an address of CT {self.vmid}")
+        return found[0]
 
 
 def _with_root(words: tuple[str, ...], root: Path) -> list[str]:

@@ -98,9 +98,13 @@ class Runner:
             "user": str(identity),
             "lock_wait": lock_wait,
         }
+        zygote = self.zygote.process
         upid = Upid.parse(self.zygote.request(request)["upid"])
         with self._ended:
             self._known.add(str(upid))
+        if self.zygote.process != zygote:
+            # Its parent may be the one that died, and may have been mourned before the task was in the journal.
+            self._do(self._adopt_all)
         if not self.journal.get(upid).running:  # quicker than we: its end may have been told before we knew it
             self._do(lambda: self._settle(upid, UNEXPECTED))
         return upid

@@ -65,7 +65,9 @@ def become_task(world: World, descriptor: int) -> NoReturn:
             signal.signal(number, signal.SIG_IGN)
         with socket.socket(fileno=descriptor) as starter:
             request = _receive(starter)
-            if "undo" in request:
+            if request is None:
+                pass  # the core died, or gave up waiting, before it said what to do
+            elif "undo" in request:
                 _undo_task(world, request, starter)
             else:
                 _run_task(world, request, starter)
@@ -122,11 +124,15 @@ def _undo_task(world: World, request: dict[str, Any], starter: socket.socket) ->
         take_back(upid, records, status, journal, log.line, world.open_context)
 
 
-def _receive(starter: socket.socket) -> dict[str, Any]:
+def _receive(starter: socket.socket) -> dict[str, Any] | None:
+    """The request; None when its sender went away before it was whole."""
     text = bytearray()
-    while piece := starter.recv(1 << 16):
-        text += piece
-    request = json.loads(text)
+    try:
+        while piece := starter.recv(1 << 16):
+            text += piece
+        request = json.loads(text)
+    except (OSError, ValueError):
+        return None
     if not isinstance(request, dict):
         raise Failure("the request for a task is not an object")
     return request

@@ -11,6 +11,7 @@ Run as `python -P -m orrery.tasks.zygote_process FD`, FD being its end of a SOCK
 When the core is gone the zygote ends; its tasks go on.
 """
 
+import contextlib
 import gc
 import importlib
 import json
@@ -76,7 +77,7 @@ class _Nursery:
             pid = os.fork()
         except OSError as error:
             reply = {"error": f"unable to fork the task: {error.strerror}"}
-            with socket.socket(fileno=request) as starter:
+            with socket.socket(fileno=request) as starter, contextlib.suppress(OSError):  # who asked may be gone
                 starter.sendall(json.dumps(reply).encode())
             return
         if pid == 0:
@@ -103,7 +104,13 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     core = socket.socket(fileno=int(sys.argv[1]))
     core.set_inheritable(False)
-    settings = json.loads(core.recv(_MESSAGE_MAX))
+    try:
+        hello = core.recv(_MESSAGE_MAX)
+    except ConnectionResetError:
+        hello = b""
+    if not hello:
+        return 0  # the core died before it said a word
+    settings = json.loads(hello)
     try:
         world = _warm_up(settings)
     except Exception as error:  # whatever an imported module raises, the core shall know
