@@ -10,6 +10,7 @@ from tests.node import netns
 from tests.node.harness import LIVE, Node
 
 from orrery.demo.image import GENERAL_KERNEL, Prepared, prepared
+from orrery.demo.template import prepared_template
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 IMAGE_CACHE = CHECKOUT / "build" / "demo"
@@ -87,3 +88,16 @@ def fresh_node(node_root: Node) -> Node:
 def demo_volume(node: Node, demo_image: Prepared) -> str:
     """The demonstration guest's image as a volume of the session's node."""
     return node.import_demo(demo_image)
+
+
+@pytest.fixture(scope="session")
+def demo_archive() -> Path:
+    """The demonstration container's template; built once and kept below build/."""
+    with netns.outside():
+        return prepared_template(IMAGE_CACHE)
+
+
+@pytest.fixture(scope="session")
+def template(node: Node, demo_archive: Path) -> str:
+    """The demonstration container's template as a volume of the session's node."""
+    return node.import_template(demo_archive)

@@ -13,6 +13,7 @@ from orrery.access.login import Login
 from orrery.access.permissions import Permissions
 from orrery.access.tickets import Tickets
 from orrery.api.services import Services
+from orrery.drivers.lxc.driver import LxcDriver
 from orrery.drivers.network.network import Network
 from orrery.drivers.qemu.driver import QemuDriver
 from orrery.drivers.storage.registry import StorageRegistry
@@ -25,6 +26,7 @@ from orrery.metrics.collect import INTERVAL, Collector
 from orrery.metrics.machines import MachineReports
 from orrery.model.identity import ROOT, Identity
 from orrery.operations.boot import first_start_since_boot, start_all
+from orrery.operations.container_lxcfs import keep_lxcfs
 from orrery.operations.context import NodeContext
 from orrery.operations.guest_reap import reap
 from orrery.store.local import SqliteStore
@@ -41,6 +43,7 @@ CONTEXT = "orrery.operations.context:open_context"
 REAP_SECONDS = 2.0
 RETENTION_SECONDS = 3600.0
 NETWORK_SECONDS = 60.0
+LXCFS_SECONDS = 10.0
 
 log = structlog.get_logger()
 
@@ -73,13 +76,14 @@ class Node:
         self._exit.callback(mirror.stop)
         storages = StorageRegistry(mirror, paths, self.name)
         machines = QemuDriver(paths)
-        context = NodeContext(paths, self.name, mirror, storages, machines, network)
+        containers = LxcDriver(paths)
+        context = NodeContext(paths, self.name, mirror, storages, machines, containers, network)
         reports = MachineReports(paths, machines)
         reports.start()
         self._exit.callback(reports.stop)
         self._ballooning = Ballooning(mirror, reports)
         usage = StorageUsageCache(storages)
-        collector = Collector(mirror, machines, network, reports, usage)
+        collector = Collector(mirror, machines, containers, network, reports, usage)
         collector.start()
         self._exit.callback(collector.stop)
         realms = built_in_realms(mirror)
@@ -130,6 +134,7 @@ class Node:
         schedule.every(REAP_SECONDS, "reap guests", lambda: reap(services.context, services.journal, services.runner))
         schedule.every(NETWORK_SECONDS, "repair the network", services.context.network.maintain)
         schedule.every(INTERVAL, "spread memory", self._ballooning.step)
+        schedule.every(LXCFS_SECONDS, "keep lxcfs", lambda: keep_lxcfs(services.context))
         schedule.every(RETENTION_SECONDS, "forget old tasks", lambda: retain(services.journal), first=60)
         return schedule
 

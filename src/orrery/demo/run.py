@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What `make run` does: a node in the foreground, with a demonstration guest that was made through its API.
+"""What `make run` does: a node in the foreground, with a machine and a container that were made through its API.
 
-Everything is taken up where it stands: a root that is there, an image, a guest, a guest that runs. Ctrl-C stops the
-node and leaves the guest running.
+Everything is taken up where it stands: a root that is there, images, guests, guests that run. Ctrl-C stops the node and
+leaves the guests running.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +24,7 @@ import structlog
 
 from orrery.cli.client import Client, Target
 from orrery.demo.image import prepared
+from orrery.demo.template import prepared_template
 from orrery.errors import Failure, OrreryError
 from orrery.front.certificate import fingerprint
 from orrery.front.nginx import Address
@@ -34,6 +35,11 @@ from orrery.system.process import ProcessId, alive, reap, run, spawn, terminate
 GUEST_NAME = "demo"
 IMAGE_NAME = "orrery-demo.qcow2"
 IMAGE_VOLUME = f"local:import/{IMAGE_NAME}"
+CONTAINER_NAME = "demo-ct"
+TEMPLATE_NAME = "orrery-demo.tar.gz"
+TEMPLATE_VOLUME = f"local:vztmpl/{TEMPLATE_NAME}"
+
+MACHINE_WORD, CONTAINER_WORD = f"Machine '{GUEST_NAME}'", f"Container '{CONTAINER_NAME}'"
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 20.0
@@ -135,7 +141,7 @@ def collapse(places: Places, reason: str) -> Failure:
 
 
 class Demonstration:
-    """The guest, made and started through the API of a node that runs."""
+    """The guests, made and started through the API of a node that runs."""
 
     def __init__(self, client: Client, node: str, places: Places, cache: Path) -> None:
         self._client = client
@@ -143,18 +149,32 @@ class Demonstration:
         self._places = places
         self._cache = cache
 
-    def guest(self) -> int:
-        """Number of the guest, which runs when this returns."""
-        for row in self._client.call("GET", f"{self._node}/qemu"):
-            if row.get("name") == GUEST_NAME:
+    def machine(self) -> int:
+        """Number of the machine, which runs when this returns."""
+        found = self._present("qemu", GUEST_NAME)
+        if found is None:
+            self._upload()
+            found = self._create()
+            self._start("qemu", found)
+        return found
+
+    def container(self) -> int:
+        """Number of the container, which runs when this returns."""
+        found = self._present("lxc", CONTAINER_NAME)
+        if found is None:
+            self._upload_template()
+            found = self._create_container()
+        return found
+
+    def _present(self, kind: str, name: str) -> int | None:
+        """The guest of that name, started if it does not run; None when there is none."""
+        for row in self._client.call("GET", f"{self._node}/{kind}"):
+            if row.get("name") == name:
                 vmid = int(row["vmid"])
                 if row["status"] != "running":
-                    self._start(vmid)
+                    self._start(kind, vmid)
                 return vmid
-        self._upload()
-        vmid = self._create()
-        self._start(vmid)
-        return vmid
+        return None
 
     def _upload(self) -> None:
         content = self._client.call("GET", f"{self._node}/storage/local/content", {"content": "import"})
@@ -185,12 +205,59 @@ class Demonstration:
         self._client.wait(self._client.call("POST", f"{self._node}/qemu", options))
         return vmid
 
-    def _start(self, vmid: int) -> None:
-        say(f"starting guest {vmid}")
-        self._client.wait(self._client.call("POST", f"{self._node}/qemu/{vmid}/status/start"))
+    def _upload_template(self) -> None:
+        content = self._client.call("GET", f"{self._node}/storage/local/content", {"content": "vztmpl"})
+        if any(row["volid"] == TEMPLATE_VOLUME for row in content):
+            return
+        say("building the container's template from Debian packages (once)")
+        where = f"{self._node}/storage/local/upload"
+        archive = prepared_template(self._cache)
+        self._client.wait(self._client.upload(where, {"content": "vztmpl"}, archive, TEMPLATE_NAME))
 
-    def address(self, vmid: int) -> str | None:
-        """The guest's IPv4 address as its agent says it; None when it does not in time."""
+    def _create_container(self) -> int:
+        vmid = int(self._client.call("GET", "/cluster/nextid"))
+        say(f"creating and starting container {vmid} '{CONTAINER_NAME}'")
+        options = {
+            "vmid": vmid,
+            "hostname": CONTAINER_NAME,
+            "description": "Demonstration container, made by `make run`.",
+            "ostemplate": TEMPLATE_VOLUME,
+            "ostype": "alpine",
+            "unprivileged": 1,
+            "cores": 1,
+            "memory": 128,
+            "swap": 0,
+            "rootfs": "local:0.125",
+            "net0": "name=eth0,bridge=vmbr0,ip=dhcp",
+            "password": self._password(),
+            "start": 1,
+        }
+        self._client.wait(self._client.call("POST", f"{self._node}/lxc", options))
+        return vmid
+
+    def _password(self) -> str:
+        """Root's password in both guests."""
+        file = self._places.guest_password
+        if not file.exists():
+            write_atomic(file, f"{secrets.token_urlsafe(9)}\n".encode())
+        return file.read_text().strip()
+
+    def _start(self, kind: str, vmid: int) -> None:
+        say(f"starting guest {vmid}")
+        self._client.wait(self._client.call("POST", f"{self._node}/{kind}/{vmid}/status/start"))
+
+    def container_address(self, vmid: int) -> str | None:
+        """The container's IPv4 address; None when it has none in time."""
+        end = time.monotonic() + _ADDRESS_SECONDS
+        while time.monotonic() < end:
+            for card in self._client.call("GET", f"{self._node}/lxc/{vmid}/interfaces"):
+                if card["name"] != "lo" and card.get("inet"):
+                    return str(card["inet"]).partition("/")[0]
+            time.sleep(_POLL_SECONDS)
+        return None
+
+    def machine_address(self, vmid: int) -> str | None:
+        """The machine's IPv4 address as its agent says it; None when it does not in time."""
         end = time.monotonic() + _ADDRESS_SECONDS
         while time.monotonic() < end:
             # An agent that does not answer yet is the node's error 500.
@@ -218,26 +285,29 @@ def make(target: str, root: Path) -> str:
     return f"make {target}" if root == default else f"make {target} ROOT={shlex.quote(os.path.relpath(root))}"
 
 
-def describe(places: Places, listen: Address, vmid: int, address: str | None) -> None:
-    """What there is, how to get in, what to try."""
+def describe(places: Places, listen: Address, guests: Mapping[str, tuple[int, str | None]]) -> None:
+    """What there is, how to get in, what to try. `guests`: numbers and addresses by what they are."""
     root = places.root
+    container = guests[CONTAINER_WORD][0]
     say()
     say(f"Orrery runs at  https://{listen}")
     say(f"  log in as     admin@pve, password in {places.admin_password}")
     say(f"  certificate   SHA-256 {fingerprint(places.paths.tls_cert)}")
-    if address is None:
-        say(f"Guest {vmid} '{GUEST_NAME}' runs but has told no address; see {places.paths.log}")
-    else:
-        say(f"Guest {vmid} '{GUEST_NAME}' runs at {address}")
-        say(f"  log in by     ssh root@{address}, password in {places.guest_password}")
+    for what, (vmid, address) in guests.items():
+        if address is None:
+            say(f"{what} {vmid} runs but has told no address; see {places.paths.log}")
+        else:
+            say(f"{what} {vmid} runs at {address}")
+            say(f"  log in by     ssh root@{address}, password in {places.guest_password}")
     say()
     say("Try:")
     say(f"  {_ORRERY} vm list --root {root}")
-    say(f"  {_ORRERY} vm --help")
+    say(f"  {_ORRERY} ct exec {container} --root {root} -- ps")
+    say(f"  {_ORRERY} vm --help; {_ORRERY} ct --help")
     say(f"  curl -k https://{listen}/api2/json/access/domains")
     say(f"  proxmoxer, Ansible, Terraform …: point them at {listen}")
     say()
-    say(f"Ctrl-C stops Orrery, not the guest. `{make('down', root)}` stops both, `{make('clean', root)}` removes all.")
+    say(f"Ctrl-C stops Orrery, not the guests. `{make('down', root)}` stops all, `{make('clean', root)}` removes all.")
 
 
 def watch(places: Places, process: ProcessId) -> None:
@@ -251,15 +321,19 @@ def watch(places: Places, process: ProcessId) -> None:
 
 
 def demonstrate(places: Places, listen: Address, node: str, cache: Path) -> None:
-    """From nothing, or from whatever stands, to a running node with a running guest, until the node ends."""
+    """From nothing, or from whatever stands, to a running node with running guests, until the node ends."""
     require_free(listen)
     initialise(places, node)
     with serving(places, listen) as process:
         client = connect(places, listen, process)
         demonstration = Demonstration(client, client.node(), places, cache)
-        vmid = demonstration.guest()
-        address = demonstration.address(vmid)
-        describe(places, listen, vmid, address)
+        machine = demonstration.machine()
+        container = demonstration.container()
+        guests = {
+            MACHINE_WORD: (machine, demonstration.machine_address(machine)),
+            CONTAINER_WORD: (container, demonstration.container_address(container)),
+        }
+        describe(places, listen, guests)
         watch(places, process)
 
 
@@ -269,7 +343,7 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 def main() -> int:
     """The command line of `make run`."""
-    parser = argparse.ArgumentParser(prog="orrery.demo.run", description="Run a node with a demonstration guest.")
+    parser = argparse.ArgumentParser(prog="orrery.demo.run", description="Run a node with demonstration guests.")
     parser.add_argument("--root", type=Path, default=Path("var"), help="the node's folder (%(default)s)")
     parser.add_argument("--listen", default="127.0.0.1:8006", help="address and port of the API (%(default)s)")
     parser.add_argument("--node-name", default="orrery", help="name of a node that is made anew (%(default)s)")

@@ -47,6 +47,33 @@ class Machines(Protocol):
     def running(self) -> Mapping[int, ProcessId]: ...
 
 
+class ContainerState(Protocol):
+    """What a container uses: nanoseconds of processor time since its start, the rest in bytes."""
+
+    @property
+    def cpu(self) -> int: ...
+    @property
+    def memory(self) -> int: ...
+    @property
+    def swap(self) -> int: ...
+    @property
+    def disk(self) -> int: ...
+    @property
+    def disk_size(self) -> int: ...
+    @property
+    def disk_read(self) -> int: ...
+    @property
+    def disk_written(self) -> int: ...
+
+
+class Containers(Protocol):
+    """The driver of containers as the collector needs it."""
+
+    def running(self) -> Mapping[int, ProcessId]: ...
+
+    def usage(self, vmid: int) -> ContainerState: ...
+
+
 class Probe(Protocol):
     """What follows the machines' own reports."""
 
@@ -74,6 +101,9 @@ class GuestSample:
     diskwrite: int = 0
     qmpstatus: str = "running"
     version: Mapping[str, str] = field(default_factory=dict)
+    swap: int = 0
+    disk: int = 0
+    """Of containers alone: swap in use, and what is used of the root file system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +128,8 @@ class NodeSample:
 @dataclass(slots=True)
 class _Measured:
     process: ProcessId
-    ticks: int
+    busy: float
+    """Seconds of processor time since its start."""
     at: float
     sample: GuestSample
 
@@ -110,6 +141,7 @@ class Collector:
         self,
         store: Store,
         machines: Machines,
+        containers: Containers,
         counters: Counters,
         probe: Probe,
         storages: Any,
@@ -119,6 +151,7 @@ class Collector:
         self.facts = FactsCache(store)
         self.storages = storages
         self._machines = machines
+        self._containers = containers
         self._counters = counters
         self._probe = probe
         self._interval = interval
@@ -145,12 +178,15 @@ class Collector:
 
     def samples(self) -> dict[int, GuestSample]:
         """All guests that run now, with their last sample."""
-        return {vmid: self._current(vmid, found) for vmid, found in self._machines.running().items()}
+        return {vmid: self._current(vmid, found) for vmid, found in self._running().items()}
 
     def sample(self, vmid: int) -> GuestSample | None:
         """One guest, None when it does not run."""
-        found = self._machines.running().get(vmid)
+        found = self._running().get(vmid)
         return None if found is None else self._current(vmid, found)
+
+    def _running(self) -> dict[int, ProcessId]:
+        return {**self._machines.running(), **self._containers.running()}
 
     def _current(self, vmid: int, found: ProcessId) -> GuestSample:
         known = self._measured.get(vmid)
@@ -208,6 +244,10 @@ class Collector:
             measured = self._measure(vmid, found, counters.get(vmid, (0, 0)), processors.get(vmid, 1))
             if measured is not None:
                 fresh[vmid] = measured
+        for vmid, found in self._containers.running().items():
+            measured = self._measure_container(vmid, found, counters.get(vmid, (0, 0)), processors.get(vmid, 1))
+            if measured is not None:
+                fresh[vmid] = measured
         self._measured = fresh
 
     def _measure(self, vmid: int, found: ProcessId, net: tuple[int, int], processors: int) -> _Measured | None:
@@ -215,16 +255,12 @@ class Collector:
             ticks, resident = _usage(found.pid)
         except OSError:
             return None  # it ended just now
-        now = time.monotonic()
-        before = self._measured.get(vmid)
-        cpu = 0.0
-        if before is not None and before.process == found and now > before.at:
-            cpu = (ticks - before.ticks) / HERTZ / (now - before.at) / max(1, processors)
+        now, busy = time.monotonic(), ticks / HERTZ
         state = self._probe.state(vmid) or MachineState()
         sample = GuestSample(
             pid=found.pid,
             uptime=_uptime(found),
-            cpu=round(min(cpu, 1.0), 6),
+            cpu=self._load(vmid, found, busy, now, processors),
             mem=resident if state.mem is None else state.mem,
             memhost=resident,
             netin=net[0],
@@ -234,7 +270,37 @@ class Collector:
             qmpstatus=state.status,
             version=state.version,
         )
-        return _Measured(found, ticks, now, sample)
+        return _Measured(found, busy, now, sample)
+
+    def _load(self, vmid: int, found: ProcessId, busy: float, now: float, processors: int) -> float:
+        """Part of its processors that a guest has used since the last sample."""
+        before = self._measured.get(vmid)
+        if before is None or before.process != found or now <= before.at:
+            return 0.0
+        return round(min(max(0.0, busy - before.busy) / (now - before.at) / max(1, processors), 1.0), 6)
+
+    def _measure_container(
+        self, vmid: int, found: ProcessId, net: tuple[int, int], processors: int
+    ) -> _Measured | None:
+        try:
+            state = self._containers.usage(vmid)
+        except (OrreryError, OSError):
+            return None  # it ended just now
+        now, busy = time.monotonic(), state.cpu / 1e9
+        sample = GuestSample(
+            pid=found.pid,
+            uptime=_uptime(found),
+            cpu=self._load(vmid, found, busy, now, processors),
+            mem=state.memory,
+            memhost=state.memory,
+            netin=net[0],
+            netout=net[1],
+            diskread=state.disk_read,
+            diskwrite=state.disk_written,
+            swap=state.swap,
+            disk=state.disk,
+        )
+        return _Measured(found, busy, now, sample)
 
 
 def _usage(pid: int) -> tuple[int, int]:

@@ -2,13 +2,17 @@
 """Starting guests with the host: in their order, with the pauses that they ask for, once per boot."""
 
 import time
+from collections.abc import Iterable, Mapping
 
 import structlog
 
 from orrery.errors import OrreryError
 from orrery.model.devices import Startup, parse_startup
+from orrery.model.guest import GuestKind, GuestRecord
 from orrery.model.identity import Identity
+from orrery.operations.container_power import StartContainer
 from orrery.operations.context import NodeContext
+from orrery.operations.guest_kind import driver_of
 from orrery.operations.guest_power import StartMachine
 from orrery.store.guests import read_guests
 from orrery.system import host
@@ -18,6 +22,8 @@ from orrery.tasks.runner import Runner
 
 START_SECONDS = 300.0
 """How long one guest's start may hold up the next."""
+
+START: Mapping[GuestKind, type[StartMachine] | type[StartContainer]] = {"qemu": StartMachine, "lxc": StartContainer}
 
 log = structlog.get_logger()
 
@@ -31,24 +37,37 @@ def first_start_since_boot(paths: Paths) -> bool:
     return True
 
 
-def to_start(ctx: NodeContext) -> list[tuple[int, Startup]]:
-    """The machines of the node that are to start with the host and do not run, in order, those without one last."""
-    found = [
-        (guest.record.vmid, parse_startup(guest.record.config.options.get("startup", "")))
+def place_of(record: GuestRecord) -> Startup:
+    """When a guest starts and ends among the others, as its option `startup` says."""
+    return parse_startup(record.config.options.get("startup", ""))
+
+
+def in_order(records: Iterable[GuestRecord]) -> list[GuestRecord]:
+    """Guests in the order in which they start, those without one last; they end in reverse."""
+
+    def key(record: GuestRecord) -> tuple[bool, int, int]:
+        order = place_of(record).order
+        return (order is None, order or 0, record.vmid)
+
+    return sorted(records, key=key)
+
+
+def to_start(ctx: NodeContext) -> list[GuestRecord]:
+    """The guests of the node that are to start with the host and do not run, in order."""
+    return in_order(
+        guest.record
         for guest in read_guests(ctx.store)
-        if guest.record.kind == "qemu"
-        and guest.record.node == ctx.node
+        if guest.record.node == ctx.node
         and guest.record.config.options.get("onboot") == "1"
-        and ctx.machines.find(guest.record.vmid) is None
-    ]
-    return sorted(found, key=lambda each: (each[1].order is None, each[1].order or 0, each[0]))
+        and driver_of(ctx, guest.record.kind).find(guest.record.vmid) is None
+    )
 
 
 def start_all(ctx: NodeContext, runner: Runner, identity: Identity) -> None:
     """Starts them one after the other, each by a task of its own; one that cannot start keeps no other from it."""
-    for vmid, place in to_start(ctx):
+    for record in to_start(ctx):
         try:
-            runner.wait(runner.start(StartMachine(vmid), identity), START_SECONDS)
+            runner.wait(runner.start(START[record.kind](record.vmid), identity), START_SECONDS)
         except OrreryError as error:
-            log.error("a guest could not be started with the host", vmid=vmid, reason=error.message)
-        time.sleep(place.up or 0)
+            log.error("a guest could not be started with the host", vmid=record.vmid, reason=error.message)
+        time.sleep(place_of(record).up or 0)

@@ -14,14 +14,14 @@ from orrery.model.container_devices import MountPoint
 from orrery.model.disksize import format_size, parse_resize
 from orrery.model.guest import GuestConfig
 from orrery.model.volume import SUBVOL
-from orrery.operations.container_mounts import final_text, names_volume, read_mount, volume_format
+from orrery.operations.container_mounts import container_mount, final_text, names_volume, read_mount, volume_format
 from orrery.operations.container_power import ContainerVerb
 from orrery.operations.context import NodeContext
 from orrery.operations.drives import drop_volume, owned_volumes, undone_unless_taken
 from orrery.operations.guest_lock import check_lock, guest_lock
 from orrery.operations.guest_pending import keep_volumes, put
 from orrery.store.guests import StoredGuest, read_guest
-from orrery.system import mounts
+from orrery.system import livemounts, mounts
 from orrery.system.mounts import ContainerMount, Folder, LoopImage
 from orrery.tasks.operation import TaskHandle
 from orrery.tasks.registry import operation
@@ -96,7 +96,7 @@ class ResizeMount(ContainerVerb):
             filesystem.grow_volume(storage, name, size)
         else:
             storage.resize(name, size)
-            ctx.containers.grow_mount(self.vmid, storage.path(name), mount.mp)
+            ctx.containers.grow_mount(self.vmid, container_mount(ctx, mount))
         text = final_text(self.disk, stored.record.config.options[self.disk], str(mount.volume), size)
         put(ctx, stored, stored.record.config.with_options({self.disk: text}))
         task.log(f"{self.disk} has {format_size(size)}")
@@ -260,7 +260,7 @@ def copy_contents(ctx: NodeContext, old: LoopImage | Folder, new: LoopImage | Fo
     """Copies the tree on one volume to another; both are mounted for this task alone."""
     images = [source.path for source in (old, new) if isinstance(source, LoopImage)]
     for image in images:
-        if not mounts.wait_unused(image):
+        if not livemounts.wait_unused(image):
             raise Failure(f"'{image.name}' is in use")
     places = [ctx.paths.tree_run / name for name in ("old", "new")]
     for place in places:
@@ -272,4 +272,4 @@ def copy_contents(ctx: NodeContext, old: LoopImage | Folder, new: LoopImage | Fo
             copy_tree(*places)
     finally:
         for image in images:
-            mounts.wait_unused(image)
+            livemounts.wait_unused(image)

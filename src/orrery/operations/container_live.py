@@ -2,18 +2,15 @@
 """What of a change takes effect on a running container: limits, network cards, mount points, devices."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from orrery.errors import Failure, OrreryError
 from orrery.model.container_devices import ContainerNic, parse_device, parse_mount, parse_nic
 from orrery.model.container_options import CONTAINER_OPTIONS
-from orrery.model.container_properties import CONTAINER_NIC
 from orrery.model.guest import GuestConfig
 from orrery.operations.container_mounts import container_mount
 from orrery.operations.context import NodeContext
 from orrery.tasks.operation import TaskHandle
-
-HOST_SIDE = frozenset(("bridge", "tag", "trunks", "rate", "firewall", "link_down"))
-"""Properties of a card that concern the host's end alone."""
 
 
 def apply_live(
@@ -46,39 +43,56 @@ def apply_live(
 
 
 def change_card(ctx: NodeContext, vmid: int, key: str, old: str | None, new: str | None) -> bool:
-    """Plugs, unplugs or replaces a network card, or changes its host's end."""
+    """Plugs, unplugs or replaces a network card, or changes its host's end; False when it needs the next start."""
     index = (CONTAINER_OPTIONS.expand(key) or ("net", 0))[1]
-    if old is None and new is not None:
-        plug_card(ctx, vmid, parse_nic(new, index))
-    elif new is None and old is not None:
-        unplug_card(ctx, vmid, parse_nic(old, index))
-    elif old is not None and new is not None:
-        before, after = CONTAINER_NIC.parse(old, key), CONTAINER_NIC.parse(new, key)
-        changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-        if changed <= HOST_SIDE:
-            ctx.network.veth_reconnect(vmid, index, parse_nic(new, index))
-        else:
-            unplug_card(ctx, vmid, parse_nic(old, index))
-            put_back_on_failure(
-                lambda: plug_card(ctx, vmid, parse_nic(new, index)),
-                lambda: plug_card(ctx, vmid, parse_nic(old, index)),
-            )
+    before = None if old is None else parse_nic(old, index)
+    after = None if new is None else parse_nic(new, index)
+    if before is not None and after is not None:
+        if same_inside(before, after):
+            ctx.network.veth_reconnect(vmid, index, after)
+            return True
+        if "dhcp" in (before.ip, before.ip6, after.ip, after.ip6) or "auto" in (before.ip6, after.ip6):
+            return False  # the system inside holds the address
+    if before is not None:
+        unplug_card(ctx, vmid, before)
+    if after is not None:
+        put_back_on_failure(
+            lambda: plug_card(ctx, vmid, after),
+            lambda: None if before is None else plug_card(ctx, vmid, before),
+        )
     return True
 
 
+def same_inside(before: ContainerNic, after: ContainerNic) -> bool:
+    """Whether two cards are the same as the container sees them: only the host's end differs."""
+    like_before = replace(
+        after,
+        bridge=before.bridge,
+        tag=before.tag,
+        trunks=before.trunks,
+        rate=before.rate,
+        firewall=before.firewall,
+        link_down=before.link_down,
+    )
+    return like_before == before
+
+
 def plug_card(ctx: NodeContext, vmid: int, nic: ContainerNic) -> None:
-    """Makes a card's pair and hands one end to the container; a failure leaves neither."""
+    """Makes a card's pair and hands one end to the container, with its fixed addresses; a failure leaves neither."""
     veth = ctx.network.veth_create(vmid, nic.index, nic)
     try:
-        ctx.containers.attach_nic(vmid, nic, veth)
+        ctx.containers.attach_nic(vmid, veth, nic.name)
+        addresses = [each for each in (nic.ip, nic.ip6) if each is not None and "/" in each]
+        gateways = [each for each in (nic.gw, nic.gw6) if each is not None]
+        ctx.containers.address_nic(vmid, nic.name, addresses, gateways)
     except BaseException:
         ctx.network.tap_remove(vmid, nic.index)
         raise
 
 
 def unplug_card(ctx: NodeContext, vmid: int, nic: ContainerNic) -> None:
-    """Removes a card's pair: with the host's end goes the other."""
-    ctx.containers.detach_nic(vmid, nic)
+    """Removes both ends of a card's pair."""
+    ctx.containers.detach_nic(vmid, nic.name)
     ctx.network.tap_remove(vmid, nic.index)
 
 
@@ -99,10 +113,14 @@ def change_mount(ctx: NodeContext, vmid: int, key: str, old: str | None, new: st
 
 
 def change_device(ctx: NodeContext, vmid: int, old: str | None, new: str | None) -> bool:
-    """Shows another device of the host. One that is to go stays until the next start."""
-    if old is not None or new is None:
-        return False
-    ctx.containers.attach_device(vmid, parse_device(new))
+    """Shows another device of the host, or takes one away."""
+    if old is not None:
+        ctx.containers.detach_device(vmid, parse_device(old))
+    if new is not None:
+        put_back_on_failure(
+            lambda: ctx.containers.attach_device(vmid, parse_device(new)),
+            lambda: None if old is None else ctx.containers.attach_device(vmid, parse_device(old)),
+        )
     return True
 
 

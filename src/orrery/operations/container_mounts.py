@@ -20,7 +20,7 @@ from orrery.model.disksize import format_size
 from orrery.model.volume import SUBVOL
 from orrery.operations.context import NodeContext
 from orrery.operations.drives import UNUSED, undone_unless_taken
-from orrery.system import mounts
+from orrery.system import livemounts, mounts
 from orrery.system.mounts import BlockDevice, ContainerMount, Folder, LoopImage, Source
 from orrery.tasks.operation import TaskHandle
 
@@ -183,7 +183,7 @@ def mounted(ctx: NodeContext, wanted: Mapping[str, ContainerMount]) -> Iterator[
     """
     images = [mount.source.path for mount in wanted.values() if isinstance(mount.source, LoopImage)]
     for image in images:
-        if not mounts.wait_unused(image):
+        if not livemounts.wait_unused(image):
             raise Failure(f"'{image.name}' is in use")
     ctx.paths.tree_run.mkdir(mode=0o700, exist_ok=True)
     try:
@@ -191,4 +191,4 @@ def mounted(ctx: NodeContext, wanted: Mapping[str, ContainerMount]) -> Iterator[
             yield mounts.assemble(wanted, ctx.paths.tree_run)
     finally:
         for image in images:
-            mounts.wait_unused(image)
+            livemounts.wait_unused(image)

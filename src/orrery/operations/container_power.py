@@ -8,6 +8,7 @@ from orrery.errors import Failure, OrreryError, ParameterError
 from orrery.model.container import is_mount
 from orrery.model.container_devices import nics
 from orrery.model.guest import GuestConfig, GuestKind
+from orrery.operations.container_lxcfs import need_lxcfs
 from orrery.operations.container_mounts import check_mount, container_mounts
 from orrery.operations.container_setup import prepare_inside
 from orrery.operations.context import NodeContext
@@ -76,10 +77,11 @@ class StartContainer(ContainerVerb):
         run_hook(ctx, task, self.vmid, config, "pre-start")
         if not prepared:
             prepare_inside(ctx, task, self.vmid, config)
+        need_lxcfs(ctx, task)
         task.before("container.discard", vmid=self.vmid)
         mounts = container_mounts(ctx, config.options)
         cards = {nic.index: ctx.network.veth_create(self.vmid, nic.index, nic) for nic in nics(config.options)}
-        plan = ctx.containers.plan(self.vmid, config, mounts, cards)
+        plan = ctx.containers.plan(self.vmid, config, mounts, cards, debug=self.debug)
         found = ctx.containers.launch(plan, task.log, self.patience(START_SECONDS) or START_SECONDS)
         task.log(f"CT {self.vmid} runs as process {found.pid}")
         run_hook(ctx, task, self.vmid, config, "post-start")

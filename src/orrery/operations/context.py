@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass
 
+from orrery.drivers.lxc.driver import LxcDriver
 from orrery.drivers.network.network import Network
 from orrery.drivers.qemu.driver import QemuDriver
 from orrery.drivers.storage.registry import StorageRegistry
@@ -20,11 +21,12 @@ class NodeContext:
     store: Store
     storages: StorageRegistry
     machines: QemuDriver
+    containers: LxcDriver
     network: Network
 
 
 def open_context(paths: Paths, node: str) -> NodeContext:
     """Opens everything that an operation of this node may need; cheap, since drivers connect when asked."""
     store = SqliteStore(paths.store_db)
-    network = Network(paths, node)
-    return NodeContext(paths, node, store, StorageRegistry(store, paths, node), QemuDriver(paths), network)
+    storages = StorageRegistry(store, paths, node)
+    return NodeContext(paths, node, store, storages, QemuDriver(paths), LxcDriver(paths), Network(paths, node))

@@ -4,7 +4,6 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from orrery.errors import NotSupported
 from orrery.model.guest import GuestKind
 from orrery.operations.context import NodeContext
 from orrery.system.process import ProcessId
@@ -24,14 +23,12 @@ class GuestDriver(Protocol):
     def discard(self, vmid: int) -> None: ...
 
 
-KINDS: tuple[GuestKind, ...] = ("qemu",)
+KINDS: tuple[GuestKind, ...] = ("qemu", "lxc")
 
 
 def driver_of(ctx: NodeContext, kind: GuestKind) -> GuestDriver:
     """The driver of a kind of guests."""
-    if kind != "qemu":
-        raise NotSupported("containers are not supported yet")
-    return ctx.machines
+    return ctx.machines if kind == "qemu" else ctx.containers
 
 
 def release(ctx: NodeContext, vmid: int, kind: GuestKind) -> None:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Tidies up after guests that ended by themselves: no task was there to do it."""
 
+from collections.abc import Mapping
+
 import structlog
 
 from orrery.errors import Locked, OrreryError
 from orrery.model.guest import GuestKind
 from orrery.model.identity import ROOT, Identity
+from orrery.operations.container_power import StopContainer
 from orrery.operations.context import NodeContext
 from orrery.operations.guest_kind import KINDS, driver_of, release
 from orrery.operations.guest_lock import guest_lock
@@ -16,7 +19,7 @@ from orrery.tasks.runner import Runner
 
 log = structlog.get_logger()
 
-STOP = {"qemu": StopMachine}
+STOP: Mapping[GuestKind, type[StopMachine] | type[StopContainer]] = {"qemu": StopMachine, "lxc": StopContainer}
 
 
 def reap(ctx: NodeContext, journal: Journal, runner: Runner) -> list[int]:

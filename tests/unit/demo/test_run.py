@@ -35,7 +35,7 @@ def demonstration(tmp_path: Path, client: RecordingClient) -> Demonstration:
 
 def test_a_running_guest_is_taken_up_with_one_request(tmp_path: Path) -> None:
     client = RecordingClient({("GET", "/nodes/n/qemu"): [{"vmid": 100, "name": "demo", "status": "running"}]})
-    assert demonstration(tmp_path, client).guest() == 100
+    assert demonstration(tmp_path, client).machine() == 100
     assert len(client.calls) == 1
 
 
@@ -43,7 +43,7 @@ def test_a_stopped_guest_is_started(tmp_path: Path) -> None:
     rows = [{"vmid": 7, "name": "other", "status": "running"}, {"vmid": 101, "name": "demo", "status": "stopped"}]
     start = ("POST", "/nodes/n/qemu/101/status/start")
     client = RecordingClient({("GET", "/nodes/n/qemu"): rows, start: "UPID:n:start"})
-    assert demonstration(tmp_path, client).guest() == 101
+    assert demonstration(tmp_path, client).machine() == 101
     assert client.calls[-1][:2] == start
 
 
@@ -57,7 +57,7 @@ def test_a_new_guest_comes_from_the_uploaded_image(tmp_path: Path) -> None:
         ("POST", "/nodes/n/qemu/100/status/start"): "UPID:n:start",
     }
     client = RecordingClient(answers)
-    assert demonstration(tmp_path, client).guest() == 100
+    assert demonstration(tmp_path, client).machine() == 100
     created = next(options for verb, path, options in client.calls if (verb, path) == ("POST", "/nodes/n/qemu"))
     assert created["virtio0"] == "local:0,import-from=local:import/orrery-demo.qcow2"
     assert created["vmid"] == 100
