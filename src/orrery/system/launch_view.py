@@ -46,6 +46,7 @@ def show(mounts: list[dict[str, Any]]) -> None:
     """Leave the host's mount namespace for an own one, with these mounts. Raises StepError."""
     unshare(CLONE_NEWNS)
     mount("none", "/", None, MS_REC | MS_SLAVE)
+    os.umask(0o022)  # what is made on the way must be open to a container's root, whom the host does not know
     for each in mounts:
         place(each)
 
@@ -57,7 +58,7 @@ def place(each: dict[str, Any]) -> None:
     if each["kind"] == "folder":
         _bind(each, flags)
         return
-    os.makedirs(target, mode=0o700, exist_ok=True)
+    os.makedirs(target, mode=0o755, exist_ok=True)
     match each["kind"]:
         case "image":
             _image(each, flags)
@@ -80,10 +81,10 @@ def _bind(each: dict[str, Any], flags: int) -> None:
     tree = clone_tree(source, attributes_of(flags), recursive=each["recursive"])
     try:
         if os.path.isdir(source):  # noqa: PTH112
-            os.makedirs(target, mode=0o700, exist_ok=True)
+            os.makedirs(target, mode=0o755, exist_ok=True)
         elif not os.path.exists(target):  # noqa: PTH110
-            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-            os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
+            os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
         move_tree(tree, target)
     finally:
         os.close(tree)

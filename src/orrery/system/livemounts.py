@@ -127,24 +127,37 @@ def detach(pid: int, target: str, *, lazy: bool = False) -> bool:
         return apart(inside)
 
 
-def grow(pid: int, path: Path, folder: str) -> None:
-    """Let a mounted ext4 image fill its file, which has grown; process `pid` has it mounted at `folder`.
+def is_mounted(pid: int, target: str) -> bool:
+    """Whether something is mounted exactly at `target` in the namespace of a process (proc(5): mountinfo)."""
+    wanted = target.replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011").replace("\n", "\\012")
+    try:
+        lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+    except OSError:
+        return False
+    return any(line.split(" ")[4] == wanted for line in lines)
+
+
+def grow(pid: int, path: Path, target: str) -> None:
+    """Let a mounted ext4 image fill its file, which has grown; process `pid` has it mounted at `target`.
 
     Raises Failure. Idempotent.
     """
 
-    def work() -> None:
-        for device in kernel.loops_over(str(path)):
-            kernel.notice_growth(device)
-        opened = os.open(f"/proc/{pid}/root{folder}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            size = path.stat().st_size
-            kernel.grow_ext4(opened, size // os.fstatvfs(opened).f_bsize)
-        finally:
-            os.close(opened)
+    def inside() -> int:
+        kernel.enter(f"/proc/{pid}/ns/mnt", kernel.CLONE_NEWNS)
+        return os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     with telling(f"unable to grow '{path.name}'"):
-        work()
+        devices = kernel.loops_over(str(path))
+        for device in devices:
+            kernel.notice_growth(device)
+        opened = apart(inside)
+        try:
+            if os.fstat(opened).st_dev not in [Path(device).stat().st_rdev for device in devices]:
+                raise StepError(f"look at '{target}'", errno.EXDEV)  # something else is mounted there
+            kernel.grow_ext4(opened, path.stat().st_size // os.fstatvfs(opened).f_bsize)
+        finally:
+            os.close(opened)
 
 
 def in_use(path: Path) -> bool:
