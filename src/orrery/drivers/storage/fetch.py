@@ -15,7 +15,8 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import PurePosixPath
@@ -29,6 +30,8 @@ from orrery.errors import Failure
 
 MAX_REDIRECTS: Final = 5
 STALL_SECONDS: Final = 60.0
+ANSWER_STALL_SECONDS: Final = 20.0
+ANSWER_SECONDS: Final = 120.0
 CONNECT_SECONDS: Final = 15.0
 CHUNK: Final = 1 << 20
 _WAITING_CHUNKS: Final = 4
@@ -71,11 +74,46 @@ def metadata(url: str, *, verify: bool, proxy: str | None = None) -> Metadata:
     raise AssertionError("unreachable")  # pragma: no cover
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The whole answer to a request for something small; header names are in small letters."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def ask(
+    url: str, *, verify: bool, limit: int, proxy: str | None = None, headers: Mapping[str, str] | None = None
+) -> Answer:
+    """What a server answers, whatever its status. Raises Failure for more than `limit` bytes, or when it takes long."""
+    body = bytearray()
+    deadline = time.monotonic() + ANSWER_SECONDS
+
+    def sink(piece: bytes) -> None:
+        body.extend(piece)
+        if len(body) > limit:
+            raise Failure(f"the answer for '{shown(url)}' is larger than {limit} bytes")
+
+    def tick() -> None:
+        if time.monotonic() > deadline:
+            raise Failure(f"the answer for '{shown(url)}' did not come within {ANSWER_SECONDS:g} seconds")
+
+    timeout = httpx2.Timeout(ANSWER_STALL_SECONDS, connect=CONNECT_SECONDS)
+    with _exchange("GET", url, verify, proxy, timeout, headers) as response:
+        Download(response, _length(response)).read(sink, tick)
+        return Answer(
+            response.status_code, {name.lower(): text for name, text in response.headers.items()}, bytes(body)
+        )
+
+
 @contextlib.contextmanager
-def opened(url: str, *, verify: bool, proxy: str | None = None) -> Iterator["Download"]:
+def opened(
+    url: str, *, verify: bool, proxy: str | None = None, headers: Mapping[str, str] | None = None
+) -> Iterator["Download"]:
     """A download that has begun. Raises Failure."""
     timeout = httpx2.Timeout(STALL_SECONDS, connect=CONNECT_SECONDS)
-    with _exchange("GET", url, verify, proxy, timeout) as response:
+    with _exchange("GET", url, verify, proxy, timeout, headers) as response:
         _require_ok(response)
         yield Download(response, _length(response))
 
@@ -145,14 +183,19 @@ def _offer(
 
 @contextlib.contextmanager
 def _exchange(
-    method: str, url: str, verify: bool, proxy: str | None, timeout: httpx2.Timeout
+    method: str,
+    url: str,
+    verify: bool,
+    proxy: str | None,
+    timeout: httpx2.Timeout,
+    extra: Mapping[str, str] | None = None,
 ) -> Iterator[httpx2.Response]:
     try:
         target = httpx2.URL(url)
         transport = _Guarded(verify, proxy)
     except (httpx2.InvalidURL, ValueError) as error:
         raise Failure(f"'{shown(url)}' cannot be downloaded: {error}") from error
-    headers = {"accept-encoding": "identity", "user-agent": f"orrery/{__version__}"}
+    headers = {"accept-encoding": "identity", "user-agent": f"orrery/{__version__}", **(extra or {})}
     with httpx2.Client(
         transport=transport,
         headers=headers,
