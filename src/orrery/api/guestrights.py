@@ -65,7 +65,7 @@ def check_volume_rights(call: Call, vmid: int, key: str, use: VolumeUse) -> None
             require_read(call, use.source.storage, parsed_volume(key, use.source))
     elif use.volume is not None:
         parsed = parsed_volume(key, use.volume)
-        if parsed.content != "images" or parsed.vmid != vmid:
+        if parsed.content not in ("images", "rootdir") or parsed.vmid != vmid:
             require_read(call, use.volume.storage, parsed)
 
 

@@ -19,14 +19,14 @@ def status_row(guest: GuestFacts, sample: GuestSample | None) -> dict[str, Any]:
         "maxdisk": guest.maxdisk,
         "cpu": sample.cpu if sample else 0,
         "mem": sample.mem if sample else 0,
-        "disk": 0,
+        "disk": sample.disk if sample else 0,
         "uptime": sample.uptime if sample else 0,
         "netin": sample.netin if sample else 0,
         "netout": sample.netout if sample else 0,
         "diskread": sample.diskread if sample else 0,
         "diskwrite": sample.diskwrite if sample else 0,
     }
-    if sample:
+    if sample and guest.kind == "qemu":
         row["memhost"] = sample.memhost
     if guest.tags:
         row["tags"] = guest.tags
@@ -36,7 +36,7 @@ def status_row(guest: GuestFacts, sample: GuestSample | None) -> dict[str, Any]:
 
 
 def list_row(guest: GuestFacts, sample: GuestSample | None, *, full: bool = True) -> dict[str, Any]:
-    """A row of a node's list, also the base of a guest's own status."""
+    """A row of a node's list of machines, also the base of a machine's own status."""
     row = status_row(guest, sample) | {"cpus": guest.maxcpu}
     if guest.template:
         row["template"] = 1
@@ -47,6 +47,17 @@ def list_row(guest: GuestFacts, sample: GuestSample | None, *, full: bool = True
             row |= sample.version
     elif full:
         row["qmpstatus"] = "stopped"
+    return row
+
+
+def container_row(guest: GuestFacts, sample: GuestSample | None) -> dict[str, Any]:
+    """A row of a node's list of containers, also a container's own status."""
+    row = status_row(guest, sample) | {"type": guest.kind, "cpus": guest.maxcpu, "maxswap": guest.maxswap}
+    row["swap"] = sample.swap if sample else 0
+    if guest.template:
+        row["template"] = 1
+    if sample:
+        row["pid"] = sample.pid
     return row
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What a guest's configuration says about its size and name, read once per change: lists of thousands need it."""
 
+import os
 import re
 import sys
 import threading
@@ -20,7 +21,7 @@ _DISK = re.compile(r"(?:scsi|virtio|sata|ide)[0-9]+")
 
 @dataclass(frozen=True, slots=True)
 class GuestFacts:
-    """`maxmem` and `maxdisk` (of the disk that is booted from) are bytes; `maxcpu` is the number of processors."""
+    """`maxmem`, `maxswap` and `maxdisk` (of the disk that is booted from) are bytes; `maxcpu` counts processors."""
 
     vmid: int
     kind: str
@@ -33,6 +34,7 @@ class GuestFacts:
     template: bool
     tags: str | None
     lock: str | None
+    maxswap: int = 0
 
 
 class FactsCache:
@@ -107,8 +109,14 @@ def read_facts(entry: Entry) -> GuestFacts:
 
 
 def facts(vmid: int, kind: str, node: str, revision: int, config: GuestConfig) -> GuestFacts:
-    """Reads a configuration; what it does not say is as the machine would have it."""
+    """Reads a configuration; what it does not say is as the guest would have it."""
     options = config.options
+    if kind == "lxc":
+        maxcpu, maxdisk = container_processors(options.get("cores")), sized(options.get("rootfs", "")) or 0
+        maxswap = memory_bytes(options.get("swap"))
+    else:
+        maxcpu = processors(options.get("vcpus"), options.get("sockets"), options.get("cores"))
+        maxdisk, maxswap = boot_disk_size(config), 0
     name = options.get("name") or options.get("hostname") or (f"VM {vmid}" if kind == "qemu" else f"CT{vmid}")
     return GuestFacts(
         vmid,
@@ -116,18 +124,24 @@ def facts(vmid: int, kind: str, node: str, revision: int, config: GuestConfig) -
         sys.intern(node),
         revision,
         name,
-        processors(options.get("vcpus"), options.get("sockets"), options.get("cores")),
+        maxcpu,
         memory_bytes(options.get("memory")),
-        boot_disk_size(config),
+        maxdisk,
         config.is_template,
         options.get("tags"),
         config.lock,
+        maxswap,
     )
 
 
 def processors(vcpus: str | None, sockets: str | None, cores: str | None) -> int:
     """Processors that the guest starts with."""
     return int(vcpus or 0) or int(sockets or 1) * int(cores or 1)
+
+
+def container_processors(cores: str | None) -> int:
+    """Processors that a container may use: those of the host when nothing is said."""
+    return int(cores) if cores else os.cpu_count() or 1
 
 
 def memory_bytes(memory: str | None) -> int:
@@ -141,10 +155,15 @@ def boot_disk_size(config: GuestConfig) -> int:
     disks = sorted(key for key in config.options if _DISK.fullmatch(key))
     for key in [*order, *disks]:
         text = config.options.get(key, "")
-        found = _SIZE.search(text)
-        if found and "media=cdrom" not in text:
-            try:
-                return parse_size(found[1])
-            except ValueError:
-                return 0
+        if "media=cdrom" not in text and (size := sized(text)) is not None:
+            return size
     return 0
+
+
+def sized(text: str) -> int | None:
+    """The size in bytes that a disk's option notes; 0 for one that cannot be read, None when there is none."""
+    found = _SIZE.search(text)
+    try:
+        return parse_size(found[1]) if found else None
+    except ValueError:
+        return 0

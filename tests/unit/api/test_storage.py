@@ -335,7 +335,7 @@ def test_new_image_twice_and_absurd(admin: Wire) -> None:
     assert admin.post(f"{LOCAL}/content", size="0", **other).status == 500
     assert admin.post(f"{LOCAL}/content", size="999999999999999G", **other).status == 500
     folder = {"filename": "subvol-100-disk-0", "vmid": 100, "format": "subvol"}
-    assert "1048576 bytes; ask for size 0" in admin.post(f"{LOCAL}/content", size="1M", **folder).reason
+    assert "1048576 bytes here; ask for size 0" in admin.post(f"{LOCAL}/content", size="1M", **folder).reason
     assert admin.post(f"{LOCAL}/content", size="0", **folder).data == "local:100/subvol-100-disk-0.subvol"
 
 

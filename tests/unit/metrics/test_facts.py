@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What lists say of a guest is what its configuration says, and follows every change of it."""
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,6 +97,14 @@ def test_a_cache_that_follows_is_like_one_that_begins_anew(rounds: list[list[tup
             elif found is not None and what == "remove":
                 remove_guest(store, vmid, found.revision)
         assert cache.all() == FactsCache(store).all()
+
+
+def test_a_container() -> None:
+    options = {"rootfs": "local:101/vm-101-disk-0.raw,size=8G", "hostname": "web", "memory": "64", "swap": "0"}
+    found = facts(101, "lxc", "n", 1, GuestConfig(options=options | {"cores": "3"}))
+    assert (found.name, found.maxcpu, found.maxmem, found.maxswap, found.maxdisk) == ("web", 3, 64 << 20, 0, 8 << 30)
+    bare = facts(102, "lxc", "n", 1, GuestConfig(options={"rootfs": "/srv/root"}))
+    assert (bare.name, bare.maxcpu, bare.maxswap, bare.maxdisk) == ("CT102", os.cpu_count(), 512 << 20, 0)
 
 
 def test_a_store_that_was_put_back_is_read_anew() -> None:

@@ -22,7 +22,6 @@ NOTHING: dict[str, str] = {
 
 NOTHING_OF_NODE: dict[str, str] = {
     "/nodes/{node}/replication": "Replication jobs of the node: none in this version.",
-    "/nodes/{node}/lxc": "Containers of the node: none in this version.",
 }
 
 
