@@ -23,7 +23,8 @@ from orrery.api.routes import load_routes
 from orrery.cli.main import NOUNS, application
 from orrery.cli.verbs import PANEL
 from orrery.model.access import BUILTIN_ROLES, PRIVILEGES
-from orrery.model.guest_options import Option
+from orrery.model.container_options import CONTAINER_OPTIONS
+from orrery.model.guest_options import Option, OptionTable
 from orrery.model.machine_options import MACHINE_OPTIONS
 from orrery.model.options import CLUSTER_OPTIONS
 from orrery.model.propertystring import Property, PropertyString
@@ -32,7 +33,8 @@ from orrery.model.values import Scalar, print_value
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
 MEANINGS: Mapping[str, Any] = tomllib.loads((Path(__file__).parent / "reference-meanings.toml").read_text())
-"""What options mean, in words: `machine`, `storage`, `cluster`, and `parts` by the option that has them."""
+"""What options mean, in words: `machine`, `container`, `storage`, `cluster`, and `machine-parts`, `container-parts` by
+the option that has them."""
 
 MADE = "<!-- Made from the code by `make docs`; changes made here are lost. -->\n"
 
@@ -45,14 +47,19 @@ CHANGES = {
 }
 """What a change of a machine's option means while the machine runs."""
 
+CONTAINER_CHANGES = CHANGES | {"disk": "new ones at once", "nic": "at once", "device": "at once"}
+"""The same for containers."""
+
 LONGEST_PATTERN = 48
 """Regular expressions that are longer explain nothing; `orrery api schema` has them."""
 
 DISKS = ("ide[n]", "sata[n]", "scsi[n]", "virtio[n]")
+MOUNTS = ("rootfs", "mp[n]")
 LIMITS = {"bps": "Bytes per second", "iops": "Requests per second", "mbps": "Megabytes per second"}
 
 FAMILIES: Mapping[frozenset[str], str] = {
     frozenset(MACHINE_OPTIONS): "[options of a machine](machine-options.md)",
+    frozenset(CONTAINER_OPTIONS): "[options of a container](container-options.md)",
     frozenset(CLUSTER_OPTIONS): "[options of the cluster](cluster-options.md)",
     frozenset(STORAGE_OPTIONS): "[options of a storage](storage-options.md)",
 }
@@ -186,7 +193,7 @@ def _section(endpoint: Endpoint) -> str:
     if first != ("nodes",):
         return "/" + "".join(first)
     third = endpoint.segments[2:3]
-    return "/nodes/{node}/" + third[0] if third and third[0] in ("qemu", "storage", "tasks") else "/nodes"
+    return "/nodes/{node}/" + third[0] if third and third[0] in ("lxc", "qemu", "storage", "tasks") else "/nodes"
 
 
 def _method(endpoint: Endpoint) -> str:
@@ -368,15 +375,49 @@ def _privileges(rule: rules.Rule) -> Iterator[str]:
 
 def machine_page() -> str:
     """A machine's options: first the table, then the parts of those that are property strings."""
-    done = [option for option in MACHINE_OPTIONS.values() if option.support == "yes"]
-    later = [option for option in MACHINE_OPTIONS.values() if option.support != "yes"]
-    text = [
+    head = [
         "# Options of a machine\n",
         "`net[n]` stands for `net0`, `net1` and so on. *Privilege* is what a user needs on `/vms/VMID` to change the",
         "option; *root* means root@pam alone. *Takes effect* is for a running machine: hotplug `disk` means at once if",
         "the machine's `hotplug` option has `disk` and the device can be plugged, else at the next start.\n",
-        table(("Option", "Meaning", "Values", "Default", "Privilege", "Takes effect"), map(_machine_row, done)),
-        "\nDisks and CD-ROM drives need `VM.Config.Disk` or `VM.Config.CDROM` depending on what is in them.\n",
+    ]
+    notes = ["\nDisks and CD-ROM drives need `VM.Config.Disk` or `VM.Config.CDROM` depending on what is in them.\n"]
+    return _guest_page(head, notes, MACHINE_OPTIONS, "machine", CHANGES, part_tables(MACHINE_OPTIONS))
+
+
+def container_page() -> str:
+    """A container's options in the same form."""
+    head = [
+        "# Options of a container\n",
+        "`mp[n]` stands for `mp0`, `mp1` and so on. *Privilege* is what a user needs on `/vms/VMID` to change the",
+        "option; *root* means root@pam alone. *Takes effect* is for a running container; what cannot take effect stays",
+        "pending until its next start.\n",
+    ]
+    notes = [
+        "\nWhatever the privilege, only root@pam sets mount points that are folders or devices of the host, features",
+        "other than `nesting` (and all of those of a privileged container), and entries of `idmap`. `nesting` needs",
+        "`VM.Allocate` on the container, `unprivileged=0` and `startup` need `Sys.Modify` on `/`. `unprivileged` holds",
+        "for good.\n",
+    ]
+    tables = part_tables(CONTAINER_OPTIONS)
+    return _guest_page(head, notes, CONTAINER_OPTIONS, "container", CONTAINER_CHANGES, tables)
+
+
+def _guest_page(
+    head: list[str],
+    notes: list[str],
+    options: OptionTable,
+    name: str,
+    changes: Mapping[str, str],
+    tables: Mapping[str, Mapping[str, PropertyString]],
+) -> str:
+    done = [option for option in options.values() if option.support == "yes"]
+    later = [option for option in options.values() if option.support != "yes"]
+    rows = [_option_row(option, MEANINGS[name][option.name], changes[option.hotplug]) for option in done]
+    text = [
+        *head,
+        table(("Option", "Meaning", "Values", "Default", "Privilege", "Takes effect"), rows),
+        *notes,
         "## Known, not supported yet\n",
         "Setting one of these to anything but its default is refused with status 501 and the option's name:",
         codes(option.name for option in later) + ".\n",
@@ -384,27 +425,27 @@ def machine_page() -> str:
         "An option marked *parts* is a list `part=value,part=value`. A part marked **not yet** is refused like an",
         "option that is not supported yet.\n",
     ]
-    for name, schemas in part_tables().items():
-        text += [f"### {', '.join(schemas)}\n", parts(schemas, MEANINGS["parts"].get(name, {}))]
+    for key, schemas in tables.items():
+        text += [f"### {', '.join(schemas)}\n", parts(schemas, MEANINGS[f"{name}-parts"].get(key, {}))]
     return "\n".join(text)
 
 
-def part_tables() -> dict[str, dict[str, PropertyString]]:
-    """The property strings of a machine's supported options, those of all disks together."""
+def part_tables(options: OptionTable) -> dict[str, dict[str, PropertyString]]:
+    """The property strings of the supported options, those of all of a machine's disks together, of mounts too."""
     found: dict[str, dict[str, PropertyString]] = {}
-    for name, option in MACHINE_OPTIONS.items():
+    for name, option in options.items():
         if option.support == "yes" and option.properties is not None and name != "cdrom":
-            found.setdefault("disk" if name in DISKS else name, {})[name] = option.properties
+            group = "disk" if name in DISKS else "mount" if name in MOUNTS else name
+            found.setdefault(group, {})[name] = option.properties
     return found
 
 
-def _machine_row(option: Option) -> tuple[str, ...]:
+def _option_row(option: Option, meaning: str, change: str) -> tuple[str, ...]:
     values = "parts" if option.properties is not None else kind(option.rule)
     if option.later_values:
         values += f"; **not yet**: {codes(option.later_values)}"
     name = f"{code(option.name)} (0 to {option.count - 1})" if option.count else code(option.name)
-    meaning = MEANINGS["machine"][option.name]
-    return name, meaning, values, default(option.rule), option.privilege or "root", CHANGES[option.hotplug]
+    return name, meaning, values, default(option.rule), option.privilege or "root", change
 
 
 def storage_page() -> str:
@@ -459,6 +500,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "errors.md": errors_page,
     "privileges.md": privileges_page,
     "machine-options.md": machine_page,
+    "container-options.md": container_page,
     "storage-options.md": storage_page,
     "cluster-options.md": cluster_page,
 }

@@ -12,6 +12,8 @@ import pytest
 from orrery.access import rules
 from orrery.api.routes import load_routes
 from orrery.cli.main import NOUNS
+from orrery.model.container_options import CONTAINER_OPTIONS
+from orrery.model.guest_options import OptionTable
 from orrery.model.machine_options import MACHINE_OPTIONS
 from orrery.model.options import CLUSTER_OPTIONS
 from orrery.model.storage import STORAGE_OPTIONS
@@ -62,17 +64,22 @@ def test_every_verb_has_a_section() -> None:
 
 def test_every_option_has_a_meaning_and_every_meaning_an_option() -> None:
     meanings = reference.MEANINGS
-    assert meanings["machine"].keys() == {name for name, each in MACHINE_OPTIONS.items() if each.support == "yes"}
+    for guest, options in (("machine", MACHINE_OPTIONS), ("container", CONTAINER_OPTIONS)):
+        assert meanings[guest].keys() == {name for name, each in options.items() if each.support == "yes"}
     assert meanings["storage"].keys() <= STORAGE_OPTIONS.keys()
     assert meanings["cluster"].keys() == CLUSTER_OPTIONS.keys()
-    for name, schemas in reference.part_tables().items():
+
+
+@pytest.mark.parametrize(("guest", "options"), [("machine", MACHINE_OPTIONS), ("container", CONTAINER_OPTIONS)])
+def test_every_part_of_an_option_has_a_meaning(guest: str, options: OptionTable) -> None:
+    for name, schemas in reference.part_tables(options).items():
         parts = {
             part
             for schema in schemas.values()
             for part, rule in schema.properties.items()
             if rule.alias is None and rule.support == "yes" and part.split("_")[0] not in reference.LIMITS
         }
-        assert meanings["parts"][name].keys() == parts, name
+        assert reference.MEANINGS[f"{guest}-parts"][name].keys() == parts, name
 
 
 @pytest.mark.parametrize(
