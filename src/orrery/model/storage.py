@@ -2,7 +2,7 @@
 """The table of a storage's options, and the rules for creating and changing one.
 
 Names, types and which option belongs to which kind of storage are those of the compatible API. This version acts on
-storages of type `dir`; options of the other types are known, so that they can be refused by name.
+storages of the types `btrfs` and `dir`; options of the other types are known, so that they can be refused by name.
 """
 
 from collections.abc import Collection, Mapping
@@ -19,7 +19,9 @@ STORAGE_TYPES = (
     *("btrfs", "cephfs", "cifs", "dir", "esxi", "iscsi", "iscsidirect", "lvm", "lvmthin", "nfs", "pbs", "rbd", "zfs"),
     "zfspool",
 )
-SUPPORTED_TYPES = ("dir",)
+SUPPORTED_TYPES = ("btrfs", "dir")
+FOLDER_TYPES = ("btrfs", "dir")
+"""The types that keep files in a folder of this host."""
 DIR_CONTENT = ("images", "rootdir", "iso", "vztmpl", "backup", "snippets", "import", "none")
 _NO, _YES = ("0", "no", "off", "false"), ("1", "yes", "on", "true")
 
@@ -167,7 +169,7 @@ def validate_storage(options: Mapping[str, str]) -> dict[str, str]:
     if kind is None and "type" not in errors:
         errors["type"] = "property is missing and it is not optional"
     errors |= _misplaced(kind, canonical)
-    if kind == "dir" and "path" not in options:
+    if kind in FOLDER_TYPES and "path" not in options:
         errors["path"] = "property is missing and it is not optional"
     _finish(kind, canonical, errors)
     return canonical
@@ -247,8 +249,8 @@ def _misplaced(kind: str | None, options: Mapping[str, str]) -> dict[str, str]:
 def _finish(kind: str | None, canonical: dict[str, str], errors: dict[str, str]) -> None:
     content = split_list(canonical.get("content", ""))
     wrong = [word for word in content if word not in DIR_CONTENT]
-    if kind == "dir" and wrong:
-        errors["content"] = f"a storage of type dir cannot hold '{wrong[0]}'"
+    if kind in FOLDER_TYPES and wrong:
+        errors["content"] = f"a storage of type {kind} cannot hold '{wrong[0]}'"
     if "none" in content and len(content) > 1:
         errors["content"] = "'none' cannot stand beside other content types"
     if content:

@@ -62,6 +62,14 @@ def test_other_types_are_known_and_not_supported() -> None:
     assert unsupported_storage(chain | {"snapshot-as-volume-chain": "0"}) == {}
 
 
+def test_btrfs_is_a_folder_too() -> None:
+    options = {"type": "btrfs", "path": "/srv/vm", "content": "rootdir,images", "nocow": "1"}
+    assert validate_storage(options)["content"] == "images,rootdir"
+    assert unsupported_storage(validate_storage(options)) == {}
+    assert faults({"type": "btrfs"}) == {"path": "property is missing and it is not optional"}
+    assert set(faults(FOLDER | {"nocow": "1"})) == {"nocow"}
+
+
 def test_changes() -> None:
     current = validate_storage(FOLDER | {"nodes": "a"})
     changed = validate_change(current, {"content": "iso", "disable": "1"}, ["nodes"])

@@ -19,6 +19,7 @@ from typing import Any, Final
 from orrery.drivers.storage import attributes, image, staging, trees
 from orrery.drivers.storage.base import Feature, Progress, Usage, VolumeInfo
 from orrery.drivers.storage.header import ImageHeader, read_header
+from orrery.drivers.storage.layout import Layout, PlainLayout
 from orrery.drivers.storage.options import DirectoryOptions
 from orrery.errors import AlreadyExists, Failure, NoSpace, NotFound, NotSupported, OrreryError, ParameterError
 from orrery.model.volume import SUBVOL, VMID, ParsedVolume, parse_volname, volume_stem
@@ -35,16 +36,22 @@ _GUESTS: Final = frozenset({"images", "rootdir"})
 class DirectoryStorage:
     """See `base.StorageDriver`. `node` tells staged files of this node from those of others on a shared folder."""
 
-    kind = "dir"
-
-    def __init__(self, name: str, options: Mapping[str, Any], node: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        node: str,
+        layout: Layout = PlainLayout(),  # noqa: B008
+    ) -> None:
         self.name = name
         self.node = node
+        self._layout = layout
+        self.kind = layout.kind
         self.options = DirectoryOptions.parse(options)
         self.contents = self.options.contents
         self.formats = self.options.formats
-        self.container_formats: tuple[str, ...] = ("raw", SUBVOL)
-        self.sized_folders = False
+        self.container_formats = layout.container_formats
+        self.sized_folders = layout.sized_folders
         self.features = frozenset({Feature.UPLOAD, *({Feature.SHARED} if self.options.shared else ())})
 
     # --- the storage as a whole
@@ -62,6 +69,7 @@ class DirectoryStorage:
                 options.path.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
             if not options.path.is_dir():
                 raise Failure(f"storage '{self.name}' is not usable: the folder '{options.path}' does not exist")
+            self._layout.activate(options.path)
             for folder in self._folders():
                 if options.create_folders:
                     folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
@@ -94,7 +102,7 @@ class DirectoryStorage:
         """One volume. Raises NotFound, Failure for a name that is none."""
         parsed = self._parse(volume)
         path = self._path(parsed)
-        info = self._describe(parsed, path, self._stat(parsed, path))
+        info = self._describe(parsed, path, self._stat(parsed, path), _Sizes(self._layout, self._folder("images")))
         if info is None:
             raise self._missing(parsed)
         return info
@@ -120,20 +128,12 @@ class DirectoryStorage:
         """Makes an empty image of `size` bytes (rounded up to whole blocks), or a folder, whose size must be 0."""
         parsed = self._parse(volume)
         if parsed.content == "images" and parsed.format == SUBVOL:
-            self._allocate_tree(parsed, size)
-            return
+            with self._making(parsed, size):
+                return
         parsed = self._image(volume)
+        size = _whole_blocks(size)
         with self._making(parsed) as staged:
-            image.create(staged, parsed.format, _whole_blocks(size), self.options.preallocation)
-
-    def _allocate_tree(self, parsed: ParsedVolume, size: int) -> None:
-        if size != 0:
-            raise Failure(
-                f"storage '{self.name}' cannot hold a folder to {size} bytes; ask for size 0, which has no limit, "
-                "or for an image of format 'raw', which has one"
-            )
-        with self._making(parsed):
-            pass
+            image.create(staged, parsed.format, size, self.options.preallocation)
 
     def copy_in(
         self,
@@ -165,8 +165,8 @@ class DirectoryStorage:
         """Grows an image that nobody has open. The same size is no error."""
         parsed = self._parse(volume)
         if parsed.content == "images" and parsed.format == SUBVOL:
-            self._stat(parsed, self._path(parsed))
-            raise Failure(f"'{self._volid(volume)}' is a folder without a size; storage '{self.name}' cannot limit it")
+            self._resize_tree(parsed, size)
+            return
         parsed = self._image(volume)
         path = self._path(parsed)
         self._stat(parsed, path)
@@ -180,16 +180,26 @@ class DirectoryStorage:
         except NoSpace as error:
             raise self._full(error) from error
 
+    def _resize_tree(self, parsed: ParsedVolume, size: int) -> None:
+        now = self.info(parsed.name).size
+        if size == now and self.sized_folders:
+            return
+        if self.sized_folders and (size < now or now == 0):
+            kind = f"from {now} to {size} bytes: sizes can only grow" if now else "which has no limit"
+            raise Failure(f"unable to shrink '{self._volid(parsed.name)}' {kind}")
+        self._layout.resize_tree(self._path(parsed), size)
+
     def free(self, volume: str) -> None:
         """Removes a volume and what belongs to it. Raises Failure for protected ones and bases that are in use."""
         parsed = self._parse(volume)
-        path = self._path(parsed)
+        path = self._place_of(parsed)
         if parsed.content == "backup" and attributes.is_protected(path):
             raise Failure(f"volume '{self._volid(volume)}' is protected; remove its protection first")
         if parsed.is_base and (clones := self._clones_of(parsed)):
             raise Failure(f"base volume '{self._volid(volume)}' is still in use by '{clones[0]}'")
         try:
-            if parsed.format == SUBVOL and path.is_dir() and not path.is_symlink():
+            folder = parsed.format == SUBVOL or path != self._path(parsed)
+            if folder and path.is_dir() and not path.is_symlink():
                 trees.refuse_mounts(path)
                 with contextlib.suppress(NotFound):
                     trees.remove(staging.set_aside(path, self._folder("images"), self.node))
@@ -279,7 +289,16 @@ class DirectoryStorage:
         except ParameterError as error:
             raise Failure(f"storage '{self.name}': {error.errors.get('path', error)}") from error
 
+    def _place_of(self, parsed: ParsedVolume) -> Path:
+        """What bears the volume's name on disk; see `layout`."""
+        path = self._path_of(parsed)
+        return path.with_name(self._layout.place_name(path.name)) if parsed.content == "images" else path
+
     def _path(self, parsed: ParsedVolume) -> Path:
+        path = self._place_of(parsed)
+        return self._layout.file(path, parsed.leaf) if parsed.content == "images" else path
+
+    def _path_of(self, parsed: ParsedVolume) -> Path:
         if parsed.content == "import" and parsed.base is not None:
             raise NotSupported(f"'{parsed.name}': disks within OVA archives are not supported yet; unpack the archive")
         return self._inside(parsed.relative_path(self.options.folders))
@@ -305,7 +324,7 @@ class DirectoryStorage:
             raise self._missing(parsed) from error
         except OSError as error:
             raise files.failure(error, f"unable to look at '{self._volid(parsed.name)}'") from error
-        if not _is_volume(parsed, state):
+        if not _is_volume(parsed, state) or self._place_of(parsed).is_symlink():
             raise self._missing(parsed)
         return state
 
@@ -313,11 +332,16 @@ class DirectoryStorage:
 
     def _images(self, vmid: int | None) -> Iterator[VolumeInfo]:
         top = self._folder("images")
+        sizes = _Sizes(self._layout, top)
         for guest in [str(vmid)] if vmid is not None else _names(top):
             if not VMID.fullmatch(guest) or (top / guest).is_symlink():
                 continue
-            for leaf in _names(top / guest):
-                if (info := self._listed(f"{guest}/{leaf}", top / guest / leaf)) is not None:
+            for name in _names(top / guest):
+                leaf, place = self._layout.leaf(name), top / guest / name
+                file = self._layout.file(place, leaf)
+                if file != place and place.is_symlink():
+                    continue
+                if (info := self._listed(f"{guest}/{leaf}", file, sizes)) is not None:
                     yield info
 
     def _files(self, content: str, vmid: int | None) -> Iterator[VolumeInfo]:
@@ -327,18 +351,22 @@ class DirectoryStorage:
             if info is not None and (vmid is None or info.vmid == vmid):
                 yield info
 
-    def _listed(self, name: str, path: Path) -> VolumeInfo | None:
+    def _listed(self, name: str, path: Path, sizes: "_Sizes | None" = None) -> VolumeInfo | None:
         """None for what is no volume: foreign files, links, and files that vanish while we look."""
         try:
             parsed = parse_volname(name)
-            return self._describe(parsed, path, path.lstat())
+            return self._describe(parsed, path, path.lstat(), sizes)
         except (ValueError, OSError):
             return None
 
-    def _describe(self, parsed: ParsedVolume, path: Path, state: os.stat_result) -> VolumeInfo | None:
+    def _describe(
+        self, parsed: ParsedVolume, path: Path, state: os.stat_result, sizes: "_Sizes | None" = None
+    ) -> VolumeInfo | None:
         if not _is_volume(parsed, state):
             return None
-        name, parent, size = parsed.name, None, 0 if parsed.format == SUBVOL else state.st_size
+        name, parent, size, used = parsed.name, None, state.st_size, state.st_blocks * 512
+        if parsed.format == SUBVOL:
+            size, used = sizes.of(path) if sizes is not None else (0, 0)
         if parsed.format in ("qcow2", "vmdk"):
             header = _header_or_none(path, parsed.format)
             size = header.virtual_size if header else size
@@ -351,7 +379,7 @@ class DirectoryStorage:
             content=parsed.content,
             format=parsed.format,
             size=size,
-            used=0 if parsed.format == SUBVOL else state.st_blocks * 512,
+            used=used,
             ctime=int(state.st_ctime),
             vmid=parsed.vmid,
             parent=parent and self._volid(parent),
@@ -374,21 +402,19 @@ class DirectoryStorage:
             raise files.failure(error, f"unable to make the folder '{folder}'") from error
 
     @contextlib.contextmanager
-    def _making(self, parsed: ParsedVolume) -> Iterator[Path]:
-        """A staged file that becomes the image when the block ends well, and vanishes otherwise."""
-        target = self._path(parsed)
+    def _making(self, parsed: ParsedVolume, size: int = 0) -> Iterator[Path]:
+        """A staged file or folder that becomes the volume when the block ends well, and vanishes otherwise."""
+        target = self._place_of(parsed)
         if os.path.lexists(target):
             raise AlreadyExists(f"volume '{self._volid(parsed.name)}' already exists")
         self._require_folder(self._folder("images"))
+        staged = staging.new_path(self._folder("images"), self.node)
         try:
-            if parsed.format == SUBVOL:
-                staged = staging.create_folder(self._folder("images"), self.node, trees.MODE)
-            else:
-                staged = staging.create(self._folder("images"), self.node)
-        except NoSpace as error:
-            raise self._full(error) from error
-        try:
-            yield staged
+            self._layout.create(staged, parsed.format, size)
+            file = self._layout.file(staged, parsed.leaf)
+            yield file
+            if file != staged:
+                staging.flush(file)
             self._place(staged, parsed)
         except BaseException as error:
             with contextlib.suppress(OSError):
@@ -400,7 +426,7 @@ class DirectoryStorage:
             raise
 
     def _place(self, staged: Path, parsed: ParsedVolume, *, replace: bool = False) -> None:
-        target = self._path(parsed)
+        target = self._place_of(parsed)
         for attempt in range(_PUBLISH_ATTEMPTS):
             self._require_target(parsed, target)
             try:
@@ -427,6 +453,21 @@ class DirectoryStorage:
                 target.parent.mkdir(mode=_FOLDER_MODE)
         except OSError as error:
             raise files.failure(error, f"unable to make the folder '{target.parent}'") from error
+
+
+class _Sizes:
+    """Limits and uses of folders, asked for once, and only when there is a folder."""
+
+    def __init__(self, layout: Layout, top: Path) -> None:
+        self._layout = layout
+        self._top = top
+        self._known: Mapping[int, tuple[int, int]] | None = None
+
+    def of(self, tree: Path) -> tuple[int, int]:
+        """Raises OSError when the folder is gone."""
+        if self._known is None:
+            self._known = self._layout.sizes(self._top)
+        return self._known.get(self._layout.tree_id(tree), (0, 0))
 
 
 def _is_volume(parsed: ParsedVolume, state: os.stat_result) -> bool:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from orrery.drivers.storage.base import StorageDriver
+from orrery.drivers.storage.btrfs import open_storage
 from orrery.drivers.storage.directory import DirectoryStorage
 from orrery.drivers.storage.options import flag
 from orrery.errors import Failure, NotFound, NotSupported
@@ -23,7 +24,7 @@ BUILT_IN: Final = "local"
 LOCAL_CONTENT: Final = "backup,images,import,iso,rootdir,snippets,vztmpl"
 
 DRIVERS: Final[Mapping[str, Callable[[str, Mapping[str, Any], str], StorageDriver]]] = MappingProxyType(
-    {"dir": DirectoryStorage}
+    {"btrfs": open_storage, "dir": DirectoryStorage}
 )
 
 

@@ -53,23 +53,26 @@ def _owned(node: str, token: str) -> str:
 
 def create(folder: Path, node: str) -> Path:
     """A new empty file in `folder`, 0600, that belongs to this process. Raises NoSpace or Failure."""
-    path = folder / _owned(node, secrets.token_hex(8))
-    try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-    except OSError as error:
-        raise files.failure(error, f"unable to write to '{folder}'") from error
+    path = new_path(folder, node)
+    create_file(path)
     return path
 
 
-def create_folder(folder: Path, node: str, mode: int) -> Path:
-    """A new empty folder in `folder` that belongs to this process. Raises NoSpace or Failure."""
-    path = new_path(folder, node)
+def create_file(path: Path) -> None:
+    """Makes an empty file, 0600. Raises NoSpace or Failure."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise files.failure(error, f"unable to write to '{path.parent}'") from error
+
+
+def create_folder(path: Path, mode: int) -> None:
+    """Makes an empty folder. Raises NoSpace or Failure."""
     try:
         path.mkdir(mode=0o700)
         path.chmod(mode)
     except OSError as error:
-        raise files.failure(error, f"unable to write to '{folder}'") from error
-    return path
+        raise files.failure(error, f"unable to write to '{path.parent}'") from error
 
 
 def new_path(folder: Path, node: str) -> Path:
@@ -140,11 +143,7 @@ def place(staged: Path, target: Path, *, replace: bool = False) -> None:
     Raises AlreadyExists when the name is taken and `replace` is not set; two callers never both succeed.
     """
     try:
-        descriptor = os.open(staged, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        flush(staged)
         if replace:
             staged.replace(target)
         else:
@@ -159,6 +158,15 @@ def place(staged: Path, target: Path, *, replace: bool = False) -> None:
         if error.errno == errno.EXDEV:
             raise Failure(f"'{target.parent}' lies on another file system than '{staged.parent}'") from error
         raise files.failure(error, f"unable to publish '{target.name}'") from error
+
+
+def flush(path: Path) -> None:
+    """Has the contents of a file, or the names in a folder, on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _parse(staged: Path) -> StagedName:

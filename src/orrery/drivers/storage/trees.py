@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
+from orrery.drivers.storage import subvolumes
 from orrery.errors import Failure
 from orrery.system import files, process
 
@@ -22,11 +23,14 @@ _MOUNTS: Final = Path("/proc/self/mountinfo")
 
 
 def remove(path: Path) -> None:
-    """Removes a folder with all in it; absent is fine. Raises Failure when something stays.
+    """Removes a folder with all in it. Raises FileNotFoundError when there is none, Failure when something stays.
 
     Take it out of its place first (`staging.set_aside`): a removal that is cut off leaves the rest.
     """
     refuse_mounts(path)
+    if subvolumes.is_subvolume(path):
+        subvolumes.delete(path)
+        return
     _remove_all([path])
 
 
