@@ -121,7 +121,8 @@ class LxcfsService:
         for name in _FILES:
             livemounts.detach(pid, f"/{name}", lazy=True)
         for shown in self.files():
-            mount = Mount(Folder(shown.source, recursive=False), self._spot)
+            spot = self._spot.with_suffix(".folder" if shown.source.is_dir() else ".file")
+            mount = Mount(Folder(shown.source, recursive=False), spot)
             livemounts.attach(pid, mount, shown.target)
 
     def _last_words(self, begin: int) -> str:
