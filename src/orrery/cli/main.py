@@ -24,6 +24,8 @@ NOUNS = {
     "down": "Stop the node, its guests and its network.",
     "vm": "Virtual machines.",
     "ct": "Containers.",
+    "launch": "Make a guest from an image, and start it.",
+    "image": "What guests can be made from.",
     "storage": "Storages and the volumes in them.",
     "task": "Tasks: list, follow, stop.",
     "user": "Users, groups, roles, tokens, and what they may.",
