@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orrery.drivers.lxc.driver import LxcDriver
 from orrery.model.guest import GuestConfig
-from orrery.system import process
+from orrery.system import livemounts, process
 from orrery.system.mounts import ContainerMount, Folder, LoopImage, Source
 from orrery.system.process import Completed
 
@@ -93,6 +93,15 @@ class Lab:
         done = self.run(vmid, "sh", "-c", script)
         assert done.returncode == 0, (script, done)
         return done.text.strip()
+
+    def traces(self) -> list[str]:
+        """What is left of containers that have ended: groups, loop devices, mounts, run folders."""
+        digest = self.driver.paths.root_hash
+        found = [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/*{digest}*/*") if path.is_dir()]
+        until_free = (str(path) for path in self.folder.glob("*.raw") if not livemounts.wait_unused(path))
+        found += [f"loop device over {path}" for path in until_free]
+        found += [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(self.folder) in line]
+        return [*found, *map(str, self.driver.paths.guests_run.iterdir())]
 
     def folder_root(self, vmid: int) -> Folder:
         return Folder(self.tree(vmid), recursive=False)

@@ -158,6 +158,15 @@ def uptime() -> float:
 
 
 @cache
+def has_capability(number: int) -> bool:
+    """Whether this process has a capability in force (capabilities(7); numbers of include/uapi/linux/capability.h)."""
+    for line in Path("/proc/thread-self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "CapEff":
+            return bool(int(value, 16) >> number & 1)
+    return False
+
+
 def boot_id() -> str:
     """Changes with every boot: what lived in the kernel under another boot id is gone."""
     return (_PROC / "sys/kernel/random/boot_id").read_text().strip()

@@ -5,6 +5,7 @@ Everything is done by a thread that enters the namespaces and ends. Paths in a c
 itself would, so that its links lead nowhere else.
 """
 
+import contextlib
 import errno
 import os
 import stat
@@ -125,6 +126,26 @@ def detach(pid: int, target: str, *, lazy: bool = False) -> bool:
 
     with telling(f"unable to unmount '{target}'"):
         return apart(inside)
+
+
+def detach_node(pid: int, target: str, owner: tuple[int, int]) -> None:
+    """Take back what `attach_node` or the start showed, and the empty file below it. Raises Failure."""
+    if not detach(pid, target, lazy=True):
+        return
+
+    def inside() -> None:
+        kernel.enter(f"/proc/{pid}/ns/mnt", kernel.CLONE_NEWNS)
+
+        def remove() -> None:
+            state = os.lstat(target)
+            if stat.S_ISREG(state.st_mode) and state.st_size == 0:
+                os.unlink(target)  # noqa: PTH108
+
+        with contextlib.suppress(OSError):  # somebody inside was faster
+            _as_owner(owner, remove)
+
+    with telling(f"unable to remove the device '{target}'"):
+        apart(inside)
 
 
 def is_mounted(pid: int, target: str) -> bool:

@@ -151,7 +151,7 @@ def routes() -> list[IPv4Network]:
 
 def counters() -> dict[str, Counters]:
     """Traffic of all interfaces at once (one read of /proc/net/dev, proc(5))."""
-    return parse_counters(Path("/proc/self/net/dev").read_text())
+    return parse_counters(Path("/proc/thread-self/net/dev").read_text())
 
 
 def parse_counters(text: str) -> dict[str, Counters]:

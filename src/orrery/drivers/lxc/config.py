@@ -20,12 +20,14 @@ SECCOMP_FILE: Final = "seccomp"
 LOG_FILE: Final = "lxc.log"
 CONSOLE_FILE: Final = "console.log"
 DEVICES: Final = "devices"
+LXCFS: Final = "lxcfs"
 MONITOR_CHILD: Final = "lxc"
 CONTAINER_CHILD: Final = "lxc"
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _DROPPED: Final = ("mac_admin", "mac_override", "sys_module", "sys_rawio", "sys_time")
 _DROPPED_PRIVILEGED: Final = ("audit_control", "block_suspend", "syslog", "wake_alarm")
+_FLAGS: Final = ("nodev", "noexec", "nosuid")
 _CONSOLE_BYTES: Final = "256KB"
 
 # Kind, number, rights; Documentation/admin-guide/devices.txt
@@ -86,7 +88,10 @@ def _identity(plan: ContainerPlan) -> Iterator[str]:
 
 def _root(plan: ContainerPlan) -> Iterator[str]:
     root = next(mount for mount in plan.mounts if mount.key == ROOT)
-    options = [*(["ro"] if root.read_only else []), *_kept(root), *(["idmap=container"] if plan.idmap else [])]
+    mapped = plan.idmap is not None
+    options = [*(["ro"] if root.read_only else []), *_kept(root, mapped=mapped)]
+    if mapped:
+        options.append("idmap=container")
     yield f"lxc.rootfs.path = dir:{plan.place(ROOT)}"
     yield f"lxc.rootfs.mount = {plan.place('mnt')}"
     if options:
@@ -132,8 +137,8 @@ def _kernel_mounts(plan: ContainerPlan) -> Iterator[str]:
     else:
         for name in _MASKED:
             yield _entry("/dev/null", f"proc/{name}", "bind,optional")
-    lxcfs = plan.facts.lxcfs
-    if lxcfs is not None:
+    if plan.facts.lxcfs is not None:
+        lxcfs = plan.place(LXCFS)  # not where it is on the host: below folders that the container's root may not enter
         for name in _LXCFS:
             yield _entry(lxcfs / "proc" / name, f"proc/{name}", "bind,create=file,optional")
         yield _entry(lxcfs / _LXCFS_CPUS, _LXCFS_CPUS, "bind,create=dir,optional")
@@ -154,14 +159,15 @@ def _options(mount: ContainerMount, plan: ContainerPlan) -> Iterator[str]:
     yield "create=dir" if folder else "create=file"
     if mount.read_only:
         yield "ro"
-    yield from _kept(mount)
-    if mount.mapped and plan.idmap:
+    mapped = mount.mapped and plan.idmap is not None
+    yield from _kept(mount, mapped=mapped)
+    if mapped:
         yield "idmap=container"
 
 
-def _kept(mount: ContainerMount) -> Iterator[str]:
-    """Options that LXC would set back when it mounts again what is mounted already."""
-    return (each for each in mount.options if each in ("noatime", "nodev", "noexec", "nosuid"))
+def _kept(mount: ContainerMount, *, mapped: bool) -> Iterator[str]:
+    """Options of a mount of ours, which LXC mounts once more; where it maps ids it cannot set how times are kept."""
+    return (each for each in mount.options if each in _FLAGS or (each == "noatime" and not mapped))
 
 
 def _entry(source: str | Path, target: str, options: str, kind: str = "none") -> str:

@@ -204,13 +204,10 @@ class LxcDriver:
         The exit code is the program's; 127 when there is none of that name. Raises Failure when the container does not
         run or is suspended (a program would hang), or after `timeout` seconds.
         """
-        monitor = self._running(vmid)
-        if self.state(vmid) == "frozen":
-            raise Failure(f"CT {vmid} is suspended; resume it first")
         return inside.execute(
             vmid,
             self.paths,
-            monitor,
+            self._responsive(vmid),
             argv,
             timeout=timeout,
             input=input,
@@ -219,6 +216,10 @@ class LxcDriver:
             check=check,
             on_output=on_output,
         )
+
+    def entering(self, vmid: int, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> list[str]:
+        """The command line that runs a program inside as root, for callers who give it a terminal. Raises Failure."""
+        return inside.entering(vmid, self.paths, self._responsive(vmid), argv, env=env)
 
     def interfaces(self, vmid: int) -> list[Link]:
         """The network cards inside, loopback too, with their addresses."""
@@ -288,6 +289,12 @@ class LxcDriver:
         if record is None:
             raise Failure(f"CT {vmid} not running")
         return LiveContainer(vmid, self.paths, record, groups(self.paths, vmid)[0], first)
+
+    def _responsive(self, vmid: int) -> ProcessId:
+        monitor = self._running(vmid)
+        if self.state(vmid) == "frozen":
+            raise Failure(f"CT {vmid} is suspended; resume it first")
+        return monitor
 
     def _running(self, vmid: int) -> ProcessId:
         monitor = self.find(vmid)

@@ -48,20 +48,34 @@ def execute(
     Its environment holds PATH, HOME, TERM and `env` alone. The exit code is the program's own; 127: there is none of
     that name, 126: it cannot be run.
     """
-    command = tool(vmid, paths, monitor, "lxc-attach")
-    command += ["-f", str(paths.guest_run(vmid) / CONFIG_FILE), "-q", "-o", "none", "--clear-env"]
-    for name, value in {"PATH": _PATH, "TERM": "linux", "HOME": "/root", **(env or {})}.items():
-        command += ["-v", f"{name}={value}"]
-    if user is not None:
-        command += ["-u", str(user[0]), "-g", str(user[1])]
+    command = entering(vmid, paths, monitor, argv, env=env, user=user)
     return process.run(
-        [*command, "--", *argv],
+        command,
         name=argv[0],
         timeout=timeout,
         input=input,
         check=check,
         on_output=on_output,
     )
+
+
+def entering(
+    vmid: int,
+    paths: Paths,
+    monitor: ProcessId,
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    user: tuple[int, int] | None = None,
+) -> list[str]:
+    """The command line that runs a program in a container; see `execute`."""
+    command = tool(vmid, paths, monitor, "lxc-attach")
+    command += ["-f", str(paths.guest_run(vmid) / CONFIG_FILE), "-q", "-o", "none", "--clear-env"]
+    for name, value in {"PATH": _PATH, "TERM": "linux", "HOME": "/root", **(env or {})}.items():
+        command += ["-v", f"{name}={value}"]
+    if user is not None:
+        command += ["-u", str(user[0]), "-g", str(user[1])]
+    return [*command, "--", *argv]
 
 
 def tool(vmid: int, paths: Paths, monitor: ProcessId, program: str) -> list[str]:

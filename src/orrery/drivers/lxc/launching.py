@@ -121,6 +121,8 @@ def _view(plan: ContainerPlan) -> Iterator[Shown]:
     yield Memory(STAGE)
     yield Memory(plan.place("mnt"))
     yield Mount(Folder(plan.folder), plan.lxcpath / str(plan.vmid))
+    if plan.facts.lxcfs is not None:
+        yield Mount(Folder(plan.facts.lxcfs), plan.place(config.LXCFS))
     for mount in plan.mounts:
         place = plan.place(mount.key)
         options = mount.options if plan.privileged else tuple({*mount.options, "nodev"})

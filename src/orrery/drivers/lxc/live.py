@@ -97,7 +97,7 @@ class LiveContainer:
     def detach_device(self, device: Device) -> None:
         """Take a device away; programs that have it open keep it."""
         self._allow(device, allow=False)
-        livemounts.detach(self._first, device.inside, lazy=True)
+        livemounts.detach_node(self._first, device.inside, self._record.root)
 
     def _allow(self, device: Device, *, allow: bool) -> None:
         kind = "block" if stat.S_ISBLK(device.node.mode) else "character"
