@@ -14,12 +14,17 @@ from orrery.drivers.storage.registry import BUILT_IN, PREFIX, StorageRegistry, b
 from orrery.errors import AlreadyExists, Conflict, Failure, NotSupported, OrreryError, ParameterError
 from orrery.model.storage import unsupported_storage, validate_change, validate_storage
 from orrery.store.base import Store
-from orrery.store.documents import Transaction, atomically
+from orrery.store.documents import Transaction, atomically, read_documents
 from orrery.system.paths import Paths
 
 DEFAULT_CONTENT: Final = "images,rootdir"
-_SYSTEM: Final = ("/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/sbin", "/sys", "/usr")
+_SYSTEM: Final = ("/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr")
+"""Folders in which no storage can be."""
+_SHARED: Final = ("/home", "/media", "/mnt", "/opt", "/root", "/tmp", "/var", "/var/lib", "/var/log")  # noqa: S108
+"""Folders that a storage can be in, but not take for itself."""
 _IN_MEMORY: Final = "/dev/shm"  # noqa: S108  (a storage there is somebody's choice, and no device)
+_GUARD: Final = "/storage-paths"
+"""A key that every new storage changes, so that of two that are entered at once each sees the other's folder."""
 _REPLY_NUMBERS: Final = frozenset(
     ("disable", "shared", "mkdir", "create-base-path", "create-subdirs", "max-protected-backups")
 )
@@ -60,12 +65,15 @@ class StorageConfiguration:
         if refused := unsupported_storage(options):
             raise NotSupported("; ".join(refused.values()))
         canonical = {"content": DEFAULT_CONTENT, **validate_storage(options)}
-        self._check_paths(name, canonical)
+        self._check_paths(name, canonical, read_documents(self._store, PREFIX))
         self._try(name, canonical)
 
         def enter(transaction: Transaction) -> dict[str, str]:
             if name == BUILT_IN or transaction.read(PREFIX + name) is not None:
                 raise AlreadyExists(f"storage ID '{name}' already defined")
+            guard = transaction.read(_GUARD) or {"changes": 0}
+            transaction.write(_GUARD, {"changes": guard["changes"] + 1})
+            self._check_paths(name, canonical, transaction.read_range(PREFIX))
             transaction.write(PREFIX + name, canonical)
             return canonical
 
@@ -79,7 +87,7 @@ class StorageConfiguration:
         def change(transaction: Transaction) -> dict[str, str]:
             stored = transaction.read(PREFIX + name)
             current = self._registry.definition(name) if stored is None else self._registry.complete(name, stored)
-            if digest is not None and digest != self.digest():
+            if digest is not None and digest != _digest(self._registry.complete_all(transaction.read_range(PREFIX))):
                 raise Conflict
             fresh = validate_change(current, changes, delete)
             if refused := unsupported_storage(fresh):
@@ -120,21 +128,31 @@ class StorageConfiguration:
         except OrreryError as error:
             raise Failure(f"storage '{name}' cannot be used: {error.message}") from error
 
-    def _check_paths(self, name: str, options: Mapping[str, str]) -> None:
+    def _check_paths(self, name: str, options: Mapping[str, str], stored: Mapping[str, Mapping[str, Any]]) -> None:
         """Keeps storages off each other, off the system's folders, and off this node's own state and keys."""
         text = options.get("path")
         if text is None:
             return
         path = Path(text).resolve()
         system = any(path.is_relative_to(folder) for folder in _SYSTEM) and not path.is_relative_to(_IN_MEMORY)
-        if len(path.parts) < 2 or system:
-            raise ParameterError({"path": f"'{text}' belongs to the operating system; choose another folder"})
+        if len(path.parts) < 2 or system or str(path) in _SHARED:
+            advice = f"a folder of its own, such as '{path}/orrery'" if str(path) in _SHARED else "another folder"
+            raise ParameterError({"path": f"'{text}' belongs to the operating system; choose {advice}"})
         for own in (self._paths.etc, self._paths.lib, self._paths.log, self._paths.run):
             if path.is_relative_to(own.resolve()) or own.resolve().is_relative_to(path):
                 raise ParameterError({"path": f"'{text}' holds this node's own state; choose another folder"})
-        for other, known in self._registry.definitions().items():
-            if other != name and known.get("path") and Path(known["path"]).resolve() == path:
+        for other, known in self._registry.complete_all(stored).items():
+            nodes, others = node_names(options), node_names(known)
+            apart = nodes and others and not set(nodes) & set(others)
+            if other == name or apart or not known.get("path"):
+                continue
+            taken = Path(known["path"]).resolve()
+            if taken == path:
                 raise ParameterError({"path": f"'{text}' is the folder of storage '{other}' already"})
+            if path.is_relative_to(taken):
+                raise ParameterError({"path": f"'{text}' lies within the folder of storage '{other}', '{taken}'"})
+            if taken.is_relative_to(path):
+                raise ParameterError({"path": f"'{text}' holds the folder of storage '{other}', '{taken}'"})
 
 
 def _digest(definitions: Mapping[str, Mapping[str, Any]]) -> str:

@@ -42,8 +42,7 @@ class StorageRegistry:
 
     def definitions(self) -> dict[str, dict[str, Any]]:
         """The options of every storage by name, also of those that are disabled or belong to other nodes."""
-        found: dict[str, dict[str, Any]] = {BUILT_IN: {}, **read_documents(self._store, PREFIX)}
-        return {name: self.complete(name, options) for name, options in sorted(found.items())}
+        return self.complete_all(read_documents(self._store, PREFIX))
 
     def definition(self, name: str) -> dict[str, Any]:
         """The options of one storage. Raises NotFound."""
@@ -55,6 +54,11 @@ class StorageRegistry:
     def complete(self, name: str, stored: Mapping[str, Any]) -> dict[str, Any]:
         """Stored options with what they leave to the node."""
         return {**(self.built_in() if name == BUILT_IN else {}), **stored}
+
+    def complete_all(self, stored: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """The options of every storage by name, given all that is stored."""
+        found = {BUILT_IN: {}, **stored}
+        return {name: self.complete(name, options) for name, options in sorted(found.items())}
 
     def configured(self) -> dict[str, dict[str, Any]]:
         """The options of the storages that this node uses."""
