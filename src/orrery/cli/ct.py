@@ -2,6 +2,8 @@
 """`orrery ct`: containers."""
 
 import contextlib
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,10 @@ import typer
 
 from orrery.cli import completion
 from orrery.cli.verbs import Columns, Session, duration, pairs, percent, size, verb
+from orrery.drivers.lxc import transfer
+from orrery.drivers.lxc.driver import LxcDriver
 from orrery.errors import Failure, OrreryError
+from orrery.system import process
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -18,6 +23,7 @@ WAIT = typer.Option(True, help="Wait for the end of the task.")
 TIMEOUT = typer.Option(None, help="Seconds to wait for the container.")
 OPTIONS = typer.Argument(None, help="Options as KEY=VALUE, such as memory=1024 or mp0=local:8,mp=/data.")
 COMMAND = typer.Argument(..., help="Program and arguments.")
+SHELLS = ("/bin/bash", "/bin/sh")
 
 
 def guest(session: Session, vmid: int) -> str:
@@ -260,3 +266,103 @@ def addresses(session: Session, vmid: int = VMID) -> None:
         if address
     ]
     session.table(rows, {"INTERFACE": "interface", "MAC": "mac", "ADDRESS": "address"})
+
+
+@verb(app, "exec")
+def exec_(session: Session, vmid: int = VMID, command: list[str] = COMMAND) -> None:
+    """Run a program inside as root, with this terminal or pipe, and end with its exit code. For root on the node.
+
+    Example:  orrery ct exec 101 -- ps
+    """
+    raise typer.Exit(entered(session, vmid, command))
+
+
+@verb(app)
+def shell(session: Session, vmid: int = VMID) -> None:
+    """Open a shell in a running container, as its root. For root on the node.
+
+    Example:  orrery ct shell 101
+    """
+    driver = LxcDriver(session.here())
+    first = driver.init_pid(vmid)
+    root = Path(f"/proc/{first}/root")
+    found = next((each for each in SHELLS if first is not None and os.path.lexists(f"{root}{each}")), SHELLS[-1])
+    raise typer.Exit(entered(session, vmid, [found, "-l"]))
+
+
+def entered(session: Session, vmid: int, command: list[str]) -> int:
+    """Runs a program in a container with our own input and output; its exit code."""
+    argv = LxcDriver(session.here()).entering(vmid, command)
+    sys.stdout.flush()
+    child = process.spawn(argv, name=command[0], stdin=0, stdout=1, stderr=2, new_session=False)
+    _, status = os.waitpid(child.pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return 128 - code if code < 0 else code
+
+
+@verb(app)
+def push(
+    session: Session,
+    vmid: int = VMID,
+    file: Path = typer.Argument(..., help="File here; - for standard input."),
+    path: str = typer.Argument(..., help="Where it goes in the container."),
+    mode: str | None = typer.Option(None, help="Its mode there, such as 0644; without, that of the file."),
+    user: int = typer.Option(0, help="Number of its owner there."),
+    group: int = typer.Option(0, help="Number of its group there."),
+) -> None:
+    """Copy a file into a running container. For root on the node.
+
+    Example:  orrery ct push 101 nginx.conf /etc/nginx/nginx.conf
+    """
+    first = running(session, vmid)
+    try:
+        with contextlib.ExitStack() as stack:
+            source = 0 if str(file) == "-" else stack.enter_context(file.open("rb", buffering=0)).fileno()
+            rights = int(mode, 8) if mode else os.fstat(source).st_mode & 0o777 if source else 0o644
+            transfer.push(first, source, inside(path), mode=rights & 0o7777, owner=(user, group))
+    except (OSError, ValueError) as error:
+        raise Failure(f"cannot copy '{file}': {error}") from error
+
+
+@verb(app)
+def pull(
+    session: Session,
+    vmid: int = VMID,
+    path: str = typer.Argument(..., help="File in the container."),
+    file: Path = typer.Argument(..., help="Where it goes here; - for standard output."),
+) -> None:
+    """Copy a file out of a running container. For root on the node.
+
+    Example:  orrery ct pull 101 /var/log/messages messages
+    """
+    first = running(session, vmid)
+    if str(file) == "-":
+        sys.stdout.flush()
+        transfer.pull(first, inside(path), 1, keep_mode=False)
+        return
+    new = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            transfer.pull(first, inside(path), descriptor)
+            new.rename(file)
+        finally:
+            os.close(descriptor)
+            new.unlink(missing_ok=True)
+    except OSError as error:
+        raise Failure(f"cannot write '{file}': {error.strerror}") from error
+
+
+def running(session: Session, vmid: int) -> int:
+    """The first process of a running container. Raises `Failure`."""
+    first = LxcDriver(session.here()).init_pid(vmid)
+    if first is None:
+        raise Failure(f"CT {vmid} not running")
+    return first
+
+
+def inside(path: str) -> str:
+    """An absolute path in a container. Raises `Failure`."""
+    if not path.startswith("/") or "\0" in path:
+        raise Failure(f"'{path}' is no absolute path in the container")
+    return path

@@ -7,6 +7,7 @@ that every verb takes them in the same words.
 
 import functools
 import inspect
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +22,7 @@ from rich.table import Table
 
 from orrery.cli.client import Client, Target
 from orrery.cli.helptext import shown, summary
-from orrery.errors import Failure
+from orrery.errors import Failure, Forbidden
 from orrery.system.paths import Paths
 
 PANEL = "Connection and output"
@@ -54,8 +55,9 @@ CONNECTION: dict[str, tuple[Any, Any]] = {
 class Session:
     """One run of a verb: a connection that is made when it is needed, and the way of printing."""
 
-    def __init__(self, target: Target, *, json: bool) -> None:
+    def __init__(self, target: Target, *, json: bool, root: Path | None = None) -> None:
         self._target = target
+        self._root = root
         self.json = json
         # Into a file or a pipe every row is one line, however long.
         width = None if sys.stdout.isatty() else PIPE_WIDTH
@@ -65,6 +67,14 @@ class Session:
     def client(self) -> Client:
         """The connection."""
         return Client(self._target)
+
+    def here(self) -> Paths:
+        """The node of this machine, for verbs that do not go through its API. Raises `Failure` for another node."""
+        if self._target.server is not None:
+            raise Failure("this works on the machine of the node itself only: log in there, without --server")
+        if os.geteuid() != 0:
+            raise Forbidden("only root may enter guests of this machine")
+        return Paths.of(self._root)
 
     @functools.cached_property
     def node(self) -> str:
@@ -220,7 +230,7 @@ def verb(
                 chosen["token_file"],
                 chosen["ca_file"],
             )
-            function(Session(target, json=chosen["json"]), **given)
+            function(Session(target, json=chosen["json"], root=chosen["root"]), **given)
 
         own = list(inspect.signature(function).parameters.values())[1:]
         shared = [

@@ -21,10 +21,13 @@ from orrery.operations.drives import drop_volume, owned_volumes, undone_unless_t
 from orrery.operations.guest_lock import check_lock, guest_lock
 from orrery.operations.guest_pending import keep_volumes, put
 from orrery.store.guests import StoredGuest, read_guest
-from orrery.system import livemounts, mounts
+from orrery.system import host, livemounts, mounts
 from orrery.system.mounts import ContainerMount, Folder, LoopImage
 from orrery.tasks.operation import TaskHandle
 from orrery.tasks.registry import operation
+
+SYS_RESOURCE = 24
+"""CAP_SYS_RESOURCE, without which ext4 does not grow while it is mounted."""
 
 BLOCK = 4096
 """Bytes; file systems have whole blocks."""
@@ -79,7 +82,14 @@ class ResizeMount(ContainerVerb):
             raise Conflict
         mount = owned_mount(self.vmid, config, self.disk, "disk")
         storage, name = ctx.storages.volume(str(mount.volume))
-        self.target(storage.info(name))
+        info = storage.info(name)
+        self.target(info)
+        if self.in_use(ctx) and info.format != SUBVOL and not host.has_capability(SYS_RESOURCE):
+            raise Failure(f"this host lets nobody grow a file system that is in use: stop CT {self.vmid} first")
+
+    def in_use(self, ctx: NodeContext) -> bool:
+        """Whether the volume is mounted in a running container."""
+        return is_mount(self.disk) and ctx.containers.find(self.vmid) is not None
 
     def run(self, ctx: NodeContext, task: TaskHandle) -> None:
         """Growing cannot be undone, and needs not: a kill leaves a volume that is larger than its option says."""
@@ -91,8 +101,7 @@ class ResizeMount(ContainerVerb):
         size = self.target(info)
         task.step("resize", volume=str(mount.volume), size=size)
         task.commit()
-        running = ctx.containers.find(self.vmid) is not None and is_mount(self.disk)
-        if info.format == SUBVOL or not running:
+        if info.format == SUBVOL or not self.in_use(ctx):
             filesystem.grow_volume(storage, name, size)
         else:
             storage.resize(name, size)

@@ -5,6 +5,7 @@ The configuration is whole: it includes no file of the distribution. Limits are 
 they are written by us to the control group above the container's own.
 """
 
+import shlex
 from collections.abc import Iterator
 from ipaddress import ip_interface
 from pathlib import Path
@@ -23,6 +24,8 @@ DEVICES: Final = "devices"
 LXCFS: Final = "lxcfs"
 MONITOR_CHILD: Final = "lxc"
 CONTAINER_CHILD: Final = "lxc"
+CHANGED_FILE: Final = "changed"
+RESTART_FILE: Final = "restart"
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _DROPPED: Final = ("mac_admin", "mac_override", "sys_module", "sys_rawio", "sys_time")
@@ -82,8 +85,19 @@ def _identity(plan: ContainerPlan) -> Iterator[str]:
     yield f"lxc.cgroup.dir.monitor.pivot = {plan.monitor}"
     yield f"lxc.cgroup.dir.container = {plan.group}/{CONTAINER_CHILD}"
     yield "lxc.cgroup.dir.container.inner = ns"
+    yield "lxc.hook.version = 1"
+    yield f"lxc.hook.post-stop = {_restart_hook(plan)}"
     for name, value in {"PATH": _PATH, "TERM": "linux", **plan.environment}.items():
         yield f"lxc.environment = {name}={value}"
+
+
+def _restart_hook(plan: ContainerPlan) -> str:
+    """A restart from inside is LXC's own, by the configuration that it has. When what the container has was changed
+    since, the container ends instead, with a note that it wants to be started anew.
+    """
+    changed, restart = (shlex.quote(str(plan.folder / name)) for name in (CHANGED_FILE, RESTART_FILE))
+    script = f'test "$LXC_TARGET" != reboot || test ! -e {changed} || {{ : >{restart}; exit 1; }}'
+    return f"/bin/sh -c {shlex.quote(script)}"
 
 
 def _root(plan: ContainerPlan) -> Iterator[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from orrery.drivers.lxc import facts, inside, launching
+from orrery.drivers.lxc.config import CHANGED_FILE, RESTART_FILE
 from orrery.drivers.lxc.facts import HostFacts
 from orrery.drivers.lxc.launching import READY_SECONDS
 from orrery.drivers.lxc.live import LiveContainer
@@ -283,11 +284,23 @@ class LxcDriver:
         """Take a device away; programs that have it open keep it. Raises Failure."""
         self._live(vmid).detach_device(Device(device.path, _node(device), not device.deny_write))
 
+    def restart_afresh(self, vmid: int) -> None:
+        """Should the container restart from inside, it is to end and be started anew by its configuration of then.
+
+        Every change of mounts, cards and devices says so by itself.
+        """
+        (self.folder(vmid) / CHANGED_FILE).touch(mode=0o600)
+
+    def wants_restart(self, vmid: int) -> bool:
+        """Whether a container that has ended did so to be started anew (`restart_afresh`)."""
+        return (self.folder(vmid) / RESTART_FILE).exists()
+
     def _live(self, vmid: int) -> LiveContainer:
         first = self._first(vmid)
         record = self._records.read(vmid)
         if record is None:
             raise Failure(f"CT {vmid} not running")
+        self.restart_afresh(vmid)
         return LiveContainer(vmid, self.paths, record, groups(self.paths, vmid)[0], first)
 
     def _responsive(self, vmid: int) -> ProcessId:
