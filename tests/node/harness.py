@@ -405,11 +405,11 @@ class Guest:
         found: list[str] = eventually(self.addresses, seconds, f"an address of VM {self.vmid}")
         return found[0]
 
-    def ssh(self, command: str, *, timeout: float = 60.0, password: str | None = None) -> str:
-        """The output of a command inside, run as root by SSH; it must end well."""
+    def ssh(self, command: str, *, timeout: float = 60.0, password: str | None = None, user: str = "root") -> str:
+        """The output of a command inside, run by SSH; it must end well."""
         options = "-oStrictHostKeyChecking=no -oUserKnownHostsFile=/dev/null -oLogLevel=ERROR -oConnectTimeout=20"
         done = subprocess.run(
-            ["sshpass", "-e", "ssh", *options.split(), f"root@{self.address()}", command],
+            ["sshpass", "-e", "ssh", *options.split(), f"{user}@{self.address()}", command],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

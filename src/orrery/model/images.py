@@ -117,6 +117,14 @@ def _debian(release: str, suite: str, *also: str) -> ImageEntry:
     )
 
 
+def _debian_built(release: str, suite: str) -> ImageEntry:
+    """For sites without Internet: a machine's disk from nothing but the mirror that the host's apt uses."""
+    source = Debootstrap(suite, "http://deb.debian.org/debian", _DEBIAN_KEYS)
+    title = f"Debian {release} ({suite}), built here"
+    alias = f"debian-{release}-built"
+    return ImageEntry(alias, "machine", "debian", release, title, source, "qcow2", "debian", memory=1024, disk=10)
+
+
 def _ubuntu(release: str, suite: str, *also: str) -> ImageEntry:
     source = Debootstrap(suite, "http://archive.ubuntu.com/ubuntu", _UBUNTU_KEYS, "main universe")
     title = f"Ubuntu {release} LTS ({suite})"
@@ -193,6 +201,8 @@ CATALOGUE: Final[tuple[ImageEntry, ...]] = (
     _alpine("3.24", "alpine"),
     _debian_cloud("12", "bookworm"),
     _debian_cloud("13", "trixie", "debian"),
+    _debian_built("12", "bookworm"),
+    _debian_built("13", "trixie"),
     _ubuntu_cloud("22.04", "jammy"),
     _ubuntu_cloud("24.04", "noble", "ubuntu"),
     _fedora(43, "1.6"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
-from orrery.drivers.images import aptsources, cloud, debootstrap, minirootfs, simplestreams
+from orrery.drivers.images import aptsources, cloud, debian_machine, debootstrap, minirootfs, simplestreams
 from orrery.drivers.images.base import Fetched, Workshop
 from orrery.drivers.storage.base import StorageDriver
 from orrery.errors import AlreadyExists, Failure, NotSupported
@@ -187,7 +187,7 @@ def plan(
             item = simplestreams.find(shop, source, kind)
             return item.version, lambda: simplestreams.fetch(shop, item)
         case Debootstrap():
-            return "", lambda: _build(ctx, shop, source, ssh=ssh)
+            return "", lambda: _build(ctx, shop, source, kind, ssh=ssh)
 
 
 def newest_mark(shop: Workshop, source: Source, kind: Kind) -> str:
@@ -206,8 +206,11 @@ def newest_mark(shop: Workshop, source: Source, kind: Kind) -> str:
 # --- building
 
 
-def _build(ctx: NodeContext, shop: ImageWorkshop, source: Debootstrap, *, ssh: bool) -> Fetched:
-    debootstrap.require_programs(source)
+def _build(ctx: NodeContext, shop: ImageWorkshop, source: Debootstrap, kind: Kind, *, ssh: bool) -> Fetched:
+    if kind == "machine":
+        debian_machine.require_programs(source)
+    else:
+        debootstrap.require_programs(source)
     system = "ubuntu" if "ubuntu" in source.keyring else "debian"
     mirrored = Debootstrap(source.suite, shop.sources.mirrored(source.mirror), source.keyring, source.components)
     # A mirror that the installation names comes before the one that the host happens to use.
@@ -226,11 +229,13 @@ def _build(ctx: NodeContext, shop: ImageWorkshop, source: Debootstrap, *, ssh: b
         shop.progress(int(time.monotonic() - started), 0, "build")
 
     try:
-        debootstrap.build(debootstrap.Build(mirrored, lines, ssh), folder, target, shop.log, tick)
+        make = debian_machine.build if kind == "machine" else debootstrap.build
+        make(debootstrap.Build(mirrored, lines, ssh), folder, target, shop.log, tick)
     finally:
         debootstrap.clear(folder)
     shop.log(f"built in {time.monotonic() - started:.0f} s")
-    return Fetched(target, debootstrap.ENDING, time.strftime("%Y%m%d-%H%M%S", time.gmtime()), lines[0].split()[2])
+    ending = debian_machine.ENDING if kind == "machine" else debootstrap.ENDING
+    return Fetched(target, ending, time.strftime("%Y%m%d-%H%M%S", time.gmtime()), lines[0].split()[2])
 
 
 def _host_sources() -> list[aptsources.Repository]:

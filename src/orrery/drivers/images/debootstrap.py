@@ -56,11 +56,12 @@ ExecStartPre=/usr/sbin/sshd -t
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What to build. `lines` are those of its sources.list; `ssh` adds a server for SSH."""
+    """What to build. `lines` are those of its sources.list; `ssh` adds a server for SSH, `packages` whatever else."""
 
     source: Debootstrap
     lines: Sequence[str]
     ssh: bool = False
+    packages: Sequence[str] = ()
 
 
 def require_programs(source: Debootstrap) -> None:
@@ -147,6 +148,7 @@ def _view(folder: Path) -> list[mounts.Mount]:
 
 def _command(what: Build) -> list[str]:
     packages = [*_PACKAGES, *_NETWORK.get(what.source.suite, ()), *(["openssh-server"] if what.ssh else [])]
+    packages += what.packages
     mapped = ["-m", f"u:0:{_FIRST_ID}:{_IDS}", "-m", f"g:0:{_FIRST_ID}:{_IDS}"]
     environment = [f"PATH={process.SEARCH_PATH}", f"TMPDIR={_SEEN}/tree", f"HOME={_SEEN}/tree", "LC_ALL=C.UTF-8"]
     return [
