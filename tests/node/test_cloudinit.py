@@ -15,7 +15,8 @@ from orrery.access.shadow import matches
 pytestmark = pytest.mark.guest
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHz1l2Dc5H1OIA0+IgkQCY4ppgSQf8Mk0l2S4l3JkfXm anna@laptop"
-PASSWORD = "päss: 'wörd' \"🦉\""
+PLAIN = "Zq7unlikely"
+PASSWORD = f"päss: 'wörd' \"🦉\"{PLAIN}"
 READ = """
 modprobe sr_mod; modprobe isofs; mkdir -p /mnt/seed
 mount -t iso9660 -o ro /dev/sr0 /mnt/seed || exit 3
@@ -83,7 +84,7 @@ def test_the_password_is_shown_to_nobody(told: Guest, node: Node) -> None:
     told.set(cipassword=PASSWORD + "2")
     for path in [path for path in node.folder.rglob("*") if path.is_file() and path.stat().st_size < 64 << 20]:
         text = path.read_bytes()
-        assert PASSWORD.encode() not in text, path
+        assert PLAIN.encode() not in text, path
         assert hashed.encode() not in text or path.name.startswith(node.paths.store_db.name), path
 
 
