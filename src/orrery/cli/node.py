@@ -14,6 +14,7 @@ from orrery.access.permissions import Permissions
 from orrery.access.tickets import Tickets
 from orrery.api.services import Services
 from orrery.drivers.lxc.driver import LxcDriver
+from orrery.drivers.lxc.lxcfs import LxcfsService
 from orrery.drivers.network.network import Network
 from orrery.drivers.qemu.driver import QemuDriver
 from orrery.drivers.storage.registry import StorageRegistry
@@ -43,6 +44,7 @@ CONTEXT = "orrery.operations.context:open_context"
 REAP_SECONDS = 2.0
 RETENTION_SECONDS = 3600.0
 NETWORK_SECONDS = 60.0
+LXCFS_SECONDS = 5.0
 LXCFS_SECONDS = 10.0
 
 log = structlog.get_logger()
@@ -77,6 +79,8 @@ class Node:
         storages = StorageRegistry(mirror, paths, self.name)
         machines = QemuDriver(paths)
         containers = LxcDriver(paths)
+        self._lxcfs = LxcfsService(paths)
+        self._keep_lxcfs(containers)
         context = NodeContext(paths, self.name, mirror, storages, machines, containers, network)
         reports = MachineReports(paths, machines)
         reports.start()
@@ -123,6 +127,15 @@ class Node:
         for note in network.status().notes:
             log.warning("network", note=note)
 
+    def _keep_lxcfs(self, containers: LxcDriver) -> None:
+        """Containers run without it too, but see the host's memory and processors as their own."""
+        try:
+            first = (containers.init_pid(vmid) for vmid in containers.running())
+            for note in self._lxcfs.maintain(pid for pid in first if pid is not None):
+                log.warning("lxcfs", note=note)
+        except OrreryError as error:
+            log.error("lxcfs does not run", reason=error.message)
+
     def close(self) -> None:
         """Closes what was opened; guests, tasks and the DHCP service go on."""
         self._exit.close()
@@ -133,6 +146,7 @@ class Node:
         schedule = Schedule()
         schedule.every(REAP_SECONDS, "reap guests", lambda: reap(services.context, services.journal, services.runner))
         schedule.every(NETWORK_SECONDS, "repair the network", services.context.network.maintain)
+        schedule.every(LXCFS_SECONDS, "keep lxcfs", lambda: self._keep_lxcfs(services.context.containers))
         schedule.every(INTERVAL, "spread memory", self._ballooning.step)
         schedule.every(LXCFS_SECONDS, "keep lxcfs", lambda: keep_lxcfs(services.context))
         schedule.every(RETENTION_SECONDS, "forget old tasks", lambda: retain(services.journal), first=60)

@@ -50,23 +50,26 @@ class LxcfsService:
         self._log = paths.lxcfs_log
         self._pid_file = paths.run / "lxcfs.pid"
         self._spot = paths.run / "lxcfs.spot"
-        self._child: ProcessId | None = None
+        self._known: ProcessId | None = None
 
     def start(self) -> bool:
         """Run, if it does not; says whether a new one was started. Raises Failure with the reason from its log."""
+        if self._known is not None and process.alive(self._known):
+            return False
         running = self.processes()
         if len(running) == 1 and self.files():
+            self._known = running[0]
             return False
         self.stop()
-        if self._child is not None:
-            process.reap(self._child)
+        if self._known is not None:
+            process.reap(self._known)
         self.folder.mkdir(mode=0o700, exist_ok=True)
         with self._log.open("ab") as log:
             begin = log.tell()
             # By the quota as well, not by the set of processors alone; load averages of the container itself.
             command = [_PROGRAM, "-f", "-l", "--enable-cfs", "-p", str(self._pid_file), str(self.folder)]
             started = process.spawn(command, name=_PROGRAM, stdout=log.fileno(), stderr=log.fileno())
-            self._child = started
+            self._known = started
         end = time.monotonic() + _START_SECONDS
         while not self.files():
             if not process.alive(started) or time.monotonic() > end:
