@@ -27,7 +27,6 @@ from orrery.metrics.collect import INTERVAL, Collector
 from orrery.metrics.machines import MachineReports
 from orrery.model.identity import ROOT, Identity
 from orrery.operations.boot import first_start_since_boot, start_all
-from orrery.operations.container_lxcfs import keep_lxcfs
 from orrery.operations.context import NodeContext
 from orrery.operations.guest_reap import reap
 from orrery.store.local import SqliteStore
@@ -45,7 +44,6 @@ REAP_SECONDS = 2.0
 RETENTION_SECONDS = 3600.0
 NETWORK_SECONDS = 60.0
 LXCFS_SECONDS = 5.0
-LXCFS_SECONDS = 10.0
 
 log = structlog.get_logger()
 
@@ -148,7 +146,6 @@ class Node:
         schedule.every(NETWORK_SECONDS, "repair the network", services.context.network.maintain)
         schedule.every(LXCFS_SECONDS, "keep lxcfs", lambda: self._keep_lxcfs(services.context.containers))
         schedule.every(INTERVAL, "spread memory", self._ballooning.step)
-        schedule.every(LXCFS_SECONDS, "keep lxcfs", lambda: keep_lxcfs(services.context))
         schedule.every(RETENTION_SECONDS, "forget old tasks", lambda: retain(services.journal), first=60)
         return schedule
 

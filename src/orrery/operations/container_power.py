@@ -8,7 +8,6 @@ from orrery.errors import Failure, OrreryError, ParameterError
 from orrery.model.container import is_mount
 from orrery.model.container_devices import nics
 from orrery.model.guest import GuestConfig, GuestKind
-from orrery.operations.container_lxcfs import need_lxcfs
 from orrery.operations.container_mounts import check_mount, container_mounts
 from orrery.operations.container_setup import prepare_inside
 from orrery.operations.context import NodeContext
@@ -77,7 +76,6 @@ class StartContainer(ContainerVerb):
         run_hook(ctx, task, self.vmid, config, "pre-start")
         if not prepared:
             prepare_inside(ctx, task, self.vmid, config)
-        need_lxcfs(ctx, task)
         task.before("container.discard", vmid=self.vmid)
         mounts = container_mounts(ctx, config.options)
         cards = {nic.index: ctx.network.veth_create(self.vmid, nic.index, nic) for nic in nics(config.options)}

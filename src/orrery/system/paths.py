@@ -192,11 +192,6 @@ class Paths:
         return self.run / "network.lock"
 
     @property
-    def lxcfs_lock(self) -> Path:
-        """Held while lxcfs is started or looked after."""
-        return self.run / "lxcfs.lock"
-
-    @property
     def lxcfs(self) -> Path:
         """Where lxcfs shows what containers see of the machine."""
         return self.run / "lxcfs"
