@@ -21,6 +21,7 @@ MEASUREMENTS = {
     "responsiveness": "Small requests beside large ones",
     "memory": "Memory",
     "idle": "An idle node",
+    "unpack": "Unpacking a template",
 }
 INSIDE = "ORRERY_BENCH_INSIDE"
 

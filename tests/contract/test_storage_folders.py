@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.contract.storages import MIB, everything
+from tests.contract.storages import MIB, child, everything
 
 from orrery.drivers.storage import filesystem
 from orrery.drivers.storage.base import StorageDriver
@@ -145,6 +145,33 @@ def test_removal_that_was_cut_off_is_finished(driver: StorageDriver, root: Path)
     driver.path(name).rename(images / ".staging.n1.0123456789abcdef.4194000.1")
     driver.activate()
     assert everything(root) == set()
+
+
+@pytest.mark.root
+def test_full_disk(tmp_path: Path) -> None:
+    """Where no more folder can be made."""
+    code = """
+    from orrery.errors import OrreryError
+    driver.activate()
+    for number in range(1000):
+        try:
+            driver.allocate(driver.next_name(100, "subvol"), 0)
+        except OrreryError as error:
+            print(error.code, error.message)
+            break
+    print(number, len(driver.list({"rootdir"})), [p.name for p in driver.path("100/x.raw").parents[1].glob(".*")])
+    """
+    root = tmp_path / "small"
+    root.mkdir()
+    script = 'mount -t tmpfs -o size=1m,nr_inodes=50 small "$1" && shift && exec "$@"'
+    shell = ("unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", str(root))
+    run = child("dir", root, code, shell)
+    out, _ = run.communicate(timeout=60)
+    said, counted = out.decode().splitlines()[-2:]
+    assert said.startswith("no-space not enough space on storage 'tank'")
+    made, listed, left = counted.split(" ", 2)
+    assert made == listed
+    assert left == "[]"
 
 
 FILL = """

@@ -24,6 +24,7 @@ from typing import Final
 from orrery.drivers.storage import signature, trees, untrusted
 from orrery.drivers.storage.base import Progress
 from orrery.drivers.storage.tarstream import TarFilter
+from orrery.drivers.storage.usage import reserve_of
 from orrery.errors import Failure, NoSpace
 from orrery.system import files, process
 from orrery.system.jail import Bind, Capability, Jail
@@ -76,8 +77,8 @@ def unpack(
 ) -> Unpacked:
     """Unpacks a tar archive, packed by whatever program, into the empty folder `tree` (a file system's top is one).
 
-    `limit`: bytes that may come out of the decompressor, by default what is free there. `progress` counts the bytes of
-    the archive file; what it raises ends it. `log` is told what was left out. When it returns, all is on the disk.
+    `limit`: bytes that may come out of the decompressor, by default what is free there, less a reserve. `progress`
+    counts the bytes of the archive file; what it raises ends it. `log` is told what was left out. When it returns, all is on the disk.
     Raises NoSpace or Failure; then the tree is empty again.
     """
     _require_empty(tree)
@@ -85,8 +86,8 @@ def unpack(
         descriptor = os.open(archive, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             kind = _kind(archive)
-            free = files.space(tree).available
-            bound = free if limit is None else min(limit, free)
+            room = files.space(tree)
+            bound = room.available - reserve_of(room.total) if limit is None else min(limit, room.available)
             with ExitStack() as stack:
                 made = _Unpacking(descriptor, kind, tree, bound, progress, stack).run()
         finally:

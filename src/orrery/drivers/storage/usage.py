@@ -110,6 +110,11 @@ RESERVE: Final = 256 << 20
 RESERVE_PART: Final = 20
 
 
+def reserve_of(total: int) -> int:
+    """What files from outside leave free of so many bytes."""
+    return min(RESERVE, total // RESERVE_PART)
+
+
 def require_room(driver: StorageDriver, size: int) -> None:
     """Raises NoSpace unless `size` bytes from outside fit, with a little left over.
 
@@ -117,7 +122,7 @@ def require_room(driver: StorageDriver, size: int) -> None:
     not take the last byte from them. The reserve is 256 MiB, on a small storage a twentieth of it.
     """
     usage = driver.usage()
-    reserve = min(RESERVE, usage.total // RESERVE_PART)
+    reserve = reserve_of(usage.total)
     if size > usage.available - reserve:
         raise NoSpace(
             f"not enough space on storage '{driver.name}': {size} bytes are needed, {usage.available} are free"

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -272,6 +273,35 @@ def test_many_small_files(tree: Path, pack: Callable[..., Path]) -> None:
     made = unpack(pack(*(entry(f"{number}", data=b"x") for number in range(20_000)), kind="zst"), tree)
     assert made.entries == 20_000
     assert sum(1 for _ in tree.iterdir()) == 20_000
+
+
+def shows(pid: str, place: Path) -> bool:
+    """Whether a process has something mounted from there."""
+    try:
+        return str(place).encode() in Path("/proc", pid, "mountinfo").read_bytes()
+    except OSError:
+        return False
+
+
+def test_sudden_death_takes_the_programs_along(tree: Path, pack: Callable[..., Path]) -> None:
+    path = pack(*(entry(str(number), data=bytes(10_000)) for number in range(20_000)), kind="gz")
+    script = "import sys; from pathlib import Path; from orrery.drivers.storage.unpack_tree import unpack\n"
+    script += "unpack(Path(sys.argv[1]), Path(sys.argv[2]))"
+    victim = subprocess.Popen([sys.executable, "-c", script, path, tree])
+    wait_until(lambda: any(tree.iterdir()))
+    assert victim.poll() is None
+    helpers = [pid for pid in os.listdir("/proc") if pid.isdigit() and shows(pid, tree)]  # noqa: PTH208
+    assert len(helpers) == 1, "tar is the only one that has the tree before it"
+    victim.kill()
+    victim.wait()
+    wait_until(lambda: not any(shows(pid, tree) for pid in helpers))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 INSIDE = """
