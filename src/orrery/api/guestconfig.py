@@ -114,6 +114,30 @@ def pending_rows(call: Call, family: GuestFamily, vmid: int) -> list[dict[str, A
     return [*rows, {"key": "digest", "value": config.digest()}]
 
 
+def snapshot_rows(call: Call, family: GuestFamily, vmid: int) -> list[dict[str, Any]]:
+    """The guest's snapshots, and last its present state, as clients expect it."""
+    config = config_of(call, family, vmid)
+    rows: list[dict[str, Any]] = []
+    for name, section in sorted(config.snapshots.items()):
+        row: dict[str, Any] = {"name": name, "description": section.description}
+        if section.taken is not None:
+            row["snaptime"] = section.taken
+        if section.parent is not None:
+            row["parent"] = section.parent
+        if "vmstate" in section.options:
+            row["vmstate"] = 1
+        rows.append(row)
+    current: dict[str, Any] = {
+        "name": "current",
+        "description": "You are here!",
+        "digest": config.digest(),
+        "running": int(call.services.collector.sample(vmid) is not None),
+    }
+    if parent := config.get("parent"):
+        current["parent"] = parent
+    return [*rows, current]
+
+
 def judged_change(
     call: Call, family: GuestFamily, config: GuestConfig, p: Any, aliases: Mapping[str, str] | None = None
 ) -> Change:
@@ -129,7 +153,7 @@ def judged_change(
         raise ParameterError({"delete": f"you can't use '{both[0]}' and -delete {both[0]} at the same time"})
     changes = {**options, **dict.fromkeys(deletes)}
     check_options(call, family, p.vmid, None, changes, config.current())
-    check_options(call, family, p.vmid, None, dict.fromkeys(p.revert), dict(config.pending))
+    check_options(call, family, p.vmid, None, dict.fromkeys(p.revert), {**config.current(), **config.pending})
     refuse_faults(family.fixed(changes, config.current()))
     return Change(options, tuple(deletes), tuple(p.revert))
 

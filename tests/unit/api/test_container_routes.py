@@ -28,7 +28,7 @@ from orrery.operations.container_power import (
     StopContainer,
     SuspendContainer,
 )
-from orrery.store.guests import add_guest
+from orrery.store.guests import add_guest, read_guest, write_guest
 from orrery.system.netlink import Link
 from orrery.tasks import registry
 from orrery.tasks.task import Upid
@@ -315,6 +315,12 @@ def test_pending(admin: Wire) -> None:
     assert rows["digest"]["value"]
 
 
+def test_snapshots_that_it_came_with(admin: Wire) -> None:
+    old, current = admin.get(f"{PATH}/snapshot").data
+    assert (old["name"], old["description"]) == ("old", "before")
+    assert (current["name"], current["running"], len(current["digest"])) == ("current", 0, 40)
+
+
 def test_interfaces(admin: Wire, samples: dict[int, GuestSample]) -> None:
     assert admin.get(f"{PATH}/interfaces").data == []
     samples[101] = GuestSample(pid=1, uptime=1)
@@ -402,6 +408,18 @@ def test_what_a_change_needs(user: Any, runner: Starter) -> None:
         refused = wire.put(f"{PATH}/config", **params)
         assert (refused.status, refused.reason) == (403, f"Permission check failed (/vms/101, {privilege})")
     assert wire.put(f"{PATH}/config", delete="lock").reason == "only root can set 'lock' config"
+    assert len(runner.started) == 1
+
+
+def test_what_dropping_a_pending_change_needs(user: Any, services: Services, runner: Starter) -> None:
+    found = read_guest(services.store, 101, kind="lxc", node=NODE)
+    pending = {"features": "nesting=1", "mp1": "/srv,mp=/b"}
+    config = replace(found.record.config, pending=pending)
+    write_guest(services.store, replace(found.record, config=config), found.revision)
+    wire = user(vms="VM.Allocate VM.Config.Disk")
+    assert wire.put(f"{PATH}/config", revert="features").status == 200
+    refused = wire.put(f"{PATH}/config", revert="mp1")
+    assert (refused.status, refused.reason) == (403, "only root@pam can change a mount point of type bind ('mp1')")
     assert len(runner.started) == 1
 
 
