@@ -2,7 +2,9 @@
 """What a machine is told reaches it: the demonstration guest reads its medium, also when that changes under it."""
 
 import json
+import subprocess
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -82,7 +84,8 @@ def test_the_password_is_shown_to_nobody(told: Guest, node: Node) -> None:
     shown = told.api.get(f"{told.path}/cloudinit/dump", type="user")
     assert yaml.safe_load(shown) == {**yaml.safe_load(inside(told, "user-data")), "password": "**********"}
     told.set(cipassword=PASSWORD + "2")
-    for path in [path for path in node.folder.rglob("*") if path.is_file() and path.stat().st_size < 64 << 20]:
+    kept = [path for folder in (node.paths.etc, node.paths.lib, node.paths.log) for path in folder.rglob("*")]
+    for path in [path for path in kept if path.is_file() and path.stat().st_size < 64 << 20]:
         text = path.read_bytes()
         assert PLAIN.encode() not in text, path
         assert hashed.encode() not in text or path.name.startswith(node.paths.store_db.name), path
@@ -168,6 +171,84 @@ def test_a_start_makes_what_is_missing(node: Node) -> None:
     guest.destroy()
 
 
+def test_who_may_tell_it_what(node: Node) -> None:
+    guest = node.guest(ide2="local:cloudinit", ciuser="anna")
+    (node.paths.local_storage / "snippets").mkdir(exist_ok=True)
+    (node.paths.local_storage / "snippets/secret.yaml").write_text("#cloud-config\nruncmd: [[secret]]\n")
+    node.root.post("/access/users", userid="seed@pve", password="long enough it is")
+    node.root.put("/access/acl", path=f"/vms/{guest.vmid}", users="seed@pve", roles="PVEVMUser")
+    node.root.put("/access/acl", path="/storage/local", users="seed@pve", roles="PVEDatastoreUser")
+    user = node.anonymous().log_in("seed@pve", "long enough it is")
+    user.put(f"{guest.path}/config", ciuser="bert")
+    user.put(f"{guest.path}/cloudinit")
+    assert "bert" in user.get(f"{guest.path}/cloudinit/dump", type="user")
+    for volume in ("local:snippets/secret.yaml", "local:snippets/none.yaml"):
+        with pytest.raises(ApiError) as caught:
+            user.put(f"{guest.path}/config", cicustom=f"user={volume}")
+        assert caught.value.status == 403
+    guest.set(cicustom="user=local:snippets/secret.yaml")
+    with pytest.raises(ApiError) as caught:
+        user.get(f"{guest.path}/cloudinit/dump", type="user")
+    assert caught.value.status == 403
+    assert "instance-id" in user.get(f"{guest.path}/cloudinit/dump", type="meta")
+    node.root.put("/access/acl", path=f"/vms/{guest.vmid}", users="seed@pve", roles="PVEVMUser", delete=True)
+    node.root.put("/access/acl", path=f"/vms/{guest.vmid}", users="seed@pve", roles="PVEAuditor")
+    for path in ("config", "cloudinit"):
+        with pytest.raises(ApiError) as caught:
+            user.put(f"{guest.path}/{path}", {"ciuser": "x"} if path == "config" else {})
+        assert caught.value.status == 403
+    user.close()
+    guest.destroy()
+
+
+def test_the_command_line(node: Node, tmp_path: Path) -> None:
+    guest = node.guest(ide2="local:cloudinit", ciuser="anna", cipassword=PASSWORD)
+    number = str(guest.vmid)
+    assert "anna" in node.cli("vm", "cloudinit", "show", number).stdout
+    shown = node.cli("vm", "cloudinit", "dump", number, "user").stdout
+    assert yaml.safe_load(shown)["password"] == "**********"
+    assert "made anew" in node.cli("vm", "cloudinit", "regenerate", number).stdout
+    guest.destroy()
+    (tmp_path / "password").write_text(PLAIN + "\n")
+    words = (
+        "--system",
+        "debian",
+        "--hostname",
+        "db1",
+        "--user",
+        "anna",
+        "--user-password-file",
+        str(tmp_path / "password"),
+    )
+    done = node.cli("storage", "answer-disk", "local", "db1.iso", *words, "--set", "packages=vim,nginx")
+    assert "made local:iso/db1.iso" in done.stdout
+    medium = node.paths.local_storage / "template/iso/db1.iso"
+    text = subprocess.run(["isoinfo", "-R", "-i", medium, "-x", "/preseed.cfg"], capture_output=True, check=True).stdout
+    assert b"d-i netcfg/get_hostname string db1\n" in text
+    assert b"vim nginx" in text
+    assert PLAIN.encode() not in medium.read_bytes() + node.paths.audit_log.read_bytes()
+    with pytest.raises(ApiError, match="already exists"):
+        node.api.post(
+            f"{node.path}/storage/local/answer-disk",
+            filename="db1.iso",
+            system="debian",
+            hostname="x",
+            user="y",
+            password="z",
+        )
+    with pytest.raises(ApiError) as caught:
+        node.api.post(
+            f"{node.path}/storage/local/answer-disk",
+            filename="x.iso",
+            system="windows",
+            hostname="x" * 20,
+            user="y",
+            password="z",
+        )
+    assert list(caught.value.errors) == ["hostname"]
+    medium.unlink()
+
+
 @pytest.mark.parametrize(
     ("options", "parameter"),
     [
@@ -181,7 +262,7 @@ def test_a_start_makes_what_is_missing(node: Node) -> None:
         ({"searchdomain": "a;$(reboot)"}, "searchdomain"),
     ],
 )
-def test_what_cannot_be_told(node: Node, options: dict[str, str], parameter: str) -> None:
+def test_what_cannot_be_told(node: Node, options: dict[str, Any], parameter: str) -> None:
     with pytest.raises(ApiError) as caught:
         node.guest(**options)
     assert caught.value.status == 400

@@ -2,6 +2,7 @@
 """`orrery storage`: storages and the volumes in them."""
 
 from pathlib import Path
+from urllib.parse import quote
 
 import typer
 
@@ -15,6 +16,7 @@ STORAGE = typer.Argument(..., help="Name of the storage.", autocompletion=comple
 NEW = typer.Argument(..., help="Name of the storage.")
 FORMATS = completion.words("raw", "qcow2", "vmdk")
 FILES = completion.words("iso", "vztmpl", "import")
+SYSTEMS = completion.words("debian", "ubuntu", "windows")
 KINDS = completion.words("images", "iso", "vztmpl", "import", "backup", "snippets")
 VOLUME = typer.Argument(..., help="Volume, as STORAGE:NAME.")
 
@@ -141,6 +143,35 @@ def download(
     parameters = {"url": url, "content": kind, "filename": filename or url.rstrip("/").rsplit("/", 1)[-1]}
     where = f"{session.node}/storage/{name}/download-url"
     session.follow(session.client.call("POST", where, {**parameters, **_checksum(checksum)}), wait=wait)
+
+
+@verb(app, "answer-disk")
+def answer_disk(
+    session: Session,
+    name: str = STORAGE,
+    filename: str = typer.Argument(..., help="Name of the medium, such as web1-answers.iso."),
+    system: str = typer.Option(..., help="Whose installer.", autocompletion=SYSTEMS),
+    hostname: str = typer.Option(..., help="Name of the new system."),
+    user: str = typer.Option(..., help="Name of its first user."),
+    password_of: Path = typer.Option(..., "--user-password-file", help="File with that user's password.", exists=True),
+    keys: Path | None = typer.Option(None, "--ssh-keys", help="File with public keys of the user.", exists=True),
+    set_: list[str] = typer.Option([], "--set", help="Any other answer as KEY=VALUE; may repeat."),
+) -> None:
+    """Make a medium with answers, from which an installer of Debian, Ubuntu or Windows needs nobody.
+
+    Example:  orrery storage answer-disk local pc.iso --system windows --hostname pc --user anna --user-password-file pw
+    """
+    parameters = {
+        "filename": filename,
+        "system": system,
+        "hostname": hostname,
+        "user": user,
+        "password": password_of.read_text().rstrip("\n"),
+        "sshkeys": quote(keys.read_text(), safe="") if keys else None,
+        **pairs(set_),
+    }
+    made = session.client.call("POST", f"{session.node}/storage/{name}/answer-disk", parameters)
+    session.say(f"made {made}")
 
 
 @verb(app)

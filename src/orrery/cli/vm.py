@@ -7,12 +7,13 @@ from typing import Any
 
 import typer
 
-from orrery.cli import completion
+from orrery.cli import completion, vm_cloudinit
 from orrery.cli.client import POLL_SECONDS
 from orrery.cli.verbs import Columns, Session, duration, pairs, percent, size, verb
 from orrery.errors import Failure, OrreryError, ParameterError
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(vm_cloudinit.app, name="cloudinit", help="What machines are told about themselves.")
 
 VMID = typer.Argument(..., help="Number of the machine.", autocompletion=completion.vmids)
 FORMATS = completion.words("raw", "qcow2", "vmdk")
@@ -241,6 +242,30 @@ def move(
     """
     where = guest(session, vmid) + "/move_disk"
     session.follow(session.post(where, disk=disk, storage=storage, format=format_, delete=delete))
+
+
+@verb(app)
+def insert(
+    session: Session,
+    vmid: int = VMID,
+    medium: str = typer.Argument(..., help="Optical medium, such as local:iso/debian.iso."),
+    drive: str = typer.Option("ide2", help="The optical drive."),
+) -> None:
+    """Put a medium into a machine's optical drive, also while it runs.
+
+    Example:  orrery vm insert 100 local:iso/debian.iso
+    """
+    _change_medium(session, vmid, drive, medium)
+
+
+@verb(app)
+def eject(session: Session, vmid: int = VMID, drive: str = typer.Option("ide2", help="The optical drive.")) -> None:
+    """Take the medium out of a machine's optical drive, also while it runs."""
+    _change_medium(session, vmid, drive, "none")
+
+
+def _change_medium(session: Session, vmid: int, drive: str, medium: str) -> None:
+    session.follow(session.client.call("POST", guest(session, vmid) + "/config", {drive: f"{medium},media=cdrom"}))
 
 
 @verb(app)
