@@ -78,8 +78,8 @@ def unpack(
     """Unpacks a tar archive, packed by whatever program, into the empty folder `tree` (a file system's top is one).
 
     `limit`: bytes that may come out of the decompressor, by default what is free there, less a reserve. `progress`
-    counts the bytes of the archive file; what it raises ends it. `log` is told what was left out. When it returns, all is on the disk.
-    Raises NoSpace or Failure; then the tree is empty again.
+    counts the bytes of the archive file; what it raises ends it. `log` is told what was left out. When it returns, all
+    is on the disk. Raises NoSpace or Failure; then the tree is empty again.
     """
     _require_empty(tree)
     try:
