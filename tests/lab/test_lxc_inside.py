@@ -150,6 +150,8 @@ def test_debian_with_systemd_comes_up_as_it_was_set_up(lab, debian):
     assert "2001:db8::5/64" in addresses
     assert "default via 198.51.100.1 dev eth0" in lab.out(DEBIAN, "ip route")
     assert "MemTotal:         393216 kB" in lab.out(DEBIAN, "cat /proc/meminfo")
+    # Groups of its own below its own: what Docker and systemd need.
+    lab.out(DEBIAN, "cd /sys/fs/cgroup; [ ! -d memory ] || cd memory; mkdir inner; echo $$ >inner/cgroup.procs")
 
 
 @pytest.mark.slow
@@ -171,3 +173,19 @@ def test_networkd_of_debian_reads_what_was_written(lab, debian):
     until("the address", lambda: "192.0.2.5/32" in lab.out(DEBIAN, "ip -o addr show eth0"), 60)
     until("the route", lambda: "default via 198.51.100.1 dev eth0" in lab.out(DEBIAN, "ip route"), 60)
     assert "2001:db8::5/64" in lab.out(DEBIAN, "ip -o addr show eth0")
+
+
+NESTED_PROC = "/usr/bin/unshare --user --map-root-user --pid --fork --mount-proc /bin/ls /proc >/dev/null"
+OVERLAY = "mkdir -p /a /b /c /d; /usr/bin/mount -t overlay o -o lowerdir=/a,upperdir=/b,workdir=/c /d && umount /d"
+
+
+@pytest.mark.parametrize("nesting", ["0", "1"])
+def test_what_containers_inside_need(lab, nesting):
+    """Own user, pid and mount namespaces, and overlays; a /proc of their own in a user namespace takes `nesting`."""
+    with_libraries(lab.tree(LIMITED))
+    lab.start(LIMITED, lab.folder_root(LIMITED), usr(), features=f"nesting={nesting}")
+    lab.out(LIMITED, "/usr/bin/unshare --user --map-root-user /bin/true")
+    lab.out(LIMITED, "/usr/bin/unshare --pid --fork --mount-proc /bin/true")
+    lab.out(LIMITED, OVERLAY)
+    done = lab.run(LIMITED, "sh", "-c", NESTED_PROC)
+    assert (done.returncode == 0) == (nesting == "1"), done
