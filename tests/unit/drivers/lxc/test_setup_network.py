@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Cards in the files of each family: on skeleton trees, since most distributions' systems are not at hand."""
 
+import subprocess
+
 import pytest
 from tests.unit.drivers.lxc.skeletons import OSTYPES, SKELETONS, Nic, build, contents, wishes
 
@@ -142,6 +144,27 @@ def test_ifupdown_reaches_a_gateway_outside_the_subnet(root):
         "\tup ip -6 route replace default via 2001:db8:2::1 dev eth0\n"
         "# --- END ORRERY ---\n"
     )
+
+
+@pytest.mark.parametrize(
+    "nics", [(BOTH,), (FAR,), (DYNAMIC,), (DHCP6,), (BOTH, Nic(name="eth1", ip="dhcp", ip6="auto"))]
+)
+def test_ifup_of_busybox_understands_every_way(root, nics):
+    """By BusyBox itself, told to change nothing: its ifup gives up all cards for one word that it does not know."""
+    build(root, "alpine")
+    (root / "sbin/ifup").unlink()
+    (root / "sbin/ifup").symlink_to("/bin/busybox")
+    (root / "bin").mkdir()
+    (root / "bin/busybox").touch()
+    assert run(root, "alpine", *nics) == []
+    command = ["busybox", "ifup", "-n", "-a", "-v", "-i", str(root / "etc/network/interfaces")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done
+    assert "unknown" not in done.stderr
+    for nic in nics:
+        for address in (nic.ip, nic.ip6):
+            if address and "/" in address:
+                assert f"addr add {address} dev {nic.name}" in done.stdout.replace("ip -6 ", "ip "), done.stdout
 
 
 def test_ifupdown_keeps_what_stands_beside(root):

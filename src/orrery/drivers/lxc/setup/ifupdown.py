@@ -13,6 +13,7 @@ from orrery.drivers.lxc.setup.plan import Card, Setup, Static
 from orrery.drivers.lxc.tree import Tree
 
 FILE: Final = "/etc/network/interfaces"
+_PROGRAMS: Final = ("/sbin/ifup", "/usr/sbin/ifup")
 _STANZAS: Final = ("iface", "auto", "mapping", "source", "source-directory", "no-auto-down", "no-scripts", "template")
 
 
@@ -32,12 +33,13 @@ def write(tree: Tree, setup: Setup) -> None:
     before, behind = split(text)
     claimed = {(card.name, family) for card in cards for family, way in _ways(card) if way is not None}
     first, second = _switch(before, claimed), _switch(behind, claimed)
+    simple = any("busybox" in (tree.readlink(path) or "") for path in _PROGRAMS)
     auto, loopback = first.auto | second.auto, first.loopback or second.loopback
     body: list[str] = []
     if not loopback:
         body += [*([] if "lo" in auto else ["auto lo"]), "iface lo inet loopback", ""]
     for card in cards:
-        body += [*([] if card.name in auto else [f"auto {card.name}"]), *_stanzas(card), ""]
+        body += [*([] if card.name in auto else [f"auto {card.name}"]), *_stanzas(card, simple=simple), ""]
     write_text(tree, FILE, joined(first.lines, body[:-1], second.lines))
 
 
@@ -62,7 +64,8 @@ def _switch(lines: list[str], claimed: set[tuple[str, str]]) -> _Others:
     return found
 
 
-def _stanzas(card: Card) -> list[str]:
+def _stanzas(card: Card, *, simple: bool) -> list[str]:
+    """`simple`: for BusyBox's ifup, to which a method that it does not know is a reason to bring up no card at all."""
     lines: list[str] = []
     if isinstance(card.v4, Static):
         lines += [f"iface {card.name} inet static", f"\taddress {card.v4.address}"]
@@ -72,10 +75,12 @@ def _stanzas(card: Card) -> list[str]:
     if isinstance(card.v6, Static):
         lines += [f"iface {card.name} inet6 static", f"\taddress {card.v6.address}"]
         lines += [f"\tnetmask {card.v6.interface.network.prefixlen}", *_gateway(card.name, card.v6, "ip -6")]
-    elif card.v6 == "dhcp":
-        lines.append(f"iface {card.name} inet6 dhcp")
-    elif card.v6 == "auto":
-        lines.append(f"iface {card.name} inet6 auto")
+    elif card.v6 is not None and simple:
+        # The kernel does SLAAC by itself once the card is up.
+        lines += [f"iface {card.name} inet6 manual", f"\tup ip link set dev {card.name} up"]
+        lines += [f"\tup udhcpc6 -b -i {card.name}"] if card.v6 == "dhcp" else []
+    elif card.v6 is not None:
+        lines.append(f"iface {card.name} inet6 {card.v6}")
     return lines
 
 
