@@ -20,6 +20,10 @@ _NEVER_PRIVILEGED: Final = (
     *("clock_settime", "clock_adjtime", "settimeofday", "adjtimex"),
 )
 _KEYS: Final = ("keyctl", "add_key", "request_key")
+_SUBVOLUMES: Final = (0x5000940E, 0x50009418, 0x50009401, 0x50009417)
+"""Requests that make subvolumes and snapshots of btrfs (linux/btrfs.h), which everybody may; what lies in one does not
+count for the limit of the volume around it."""
+_LOWER_HALF: Final = 0xFFFFFFFF
 
 
 def profile(*, privileged: bool, nesting: bool = False, keyctl: bool = False) -> str:
@@ -30,6 +34,8 @@ def profile(*, privileged: bool, nesting: bool = False, keyctl: bool = False) ->
     lines.append("[all]")
     never = (*_NEVER, *(_NEVER_PRIVILEGED if privileged else ()))
     lines += [f"{name} errno {_NOT_PERMITTED}" for name in never]
+    # The kernel reads the lower half of the number, so a comparison of all of it could be got around.
+    lines += [f"ioctl errno {_NOT_PERMITTED} [1,{each},SCMP_CMP_MASKED_EQ,{_LOWER_HALF}]" for each in _SUBVOLUMES]
     if not keyctl:  # keys are not apart by container; programs do without where the kernel has none
         lines += [f"{name} errno {_NOT_THERE}" for name in _KEYS]
     return "\n".join(lines) + "\n"
