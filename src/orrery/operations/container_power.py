@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Power of a container: start, stop, shut down, reboot, suspend, resume."""
 
+import time
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,12 +17,16 @@ from orrery.operations.guest_pending import apply_all
 from orrery.operations.guest_verb import SHUTDOWN_TIMEOUT, GuestVerb, ended
 from orrery.operations.hookscript import finish_run, run_hook
 from orrery.store.guests import read_guest
+from orrery.system.process import ProcessId
 from orrery.tasks.operation import TaskHandle
 from orrery.tasks.registry import operation
 from orrery.tasks.revert import Log, undo
 
 START_SECONDS = 60.0
 """How long the first process of a container may take to run."""
+
+ASK_SECONDS = 5.0
+"""How long a container gets until it is asked to shut down again."""
 
 STOP_SECONDS = 5.0
 """How long a container's processes get to end once they were told to, before they are killed."""
@@ -147,13 +152,7 @@ def shut_down(ctx: NodeContext, task: TaskHandle, vmid: int, config: GuestConfig
         return
     run_hook(ctx, task, vmid, config, "pre-stop")
     task.step("shutdown")
-    try:
-        if ctx.containers.state(vmid) == "frozen":
-            ctx.containers.thaw(vmid)
-        ctx.containers.ask_to_stop(vmid)
-    except OrreryError as error:
-        task.log(error.message)
-    if not ended(task, found, limit):
+    if not asked_and_ended(ctx, task, vmid, found, limit):
         if not force:
             raise Failure(f"container did not stop - got timeout: CT {vmid} still runs after {limit:g} seconds")
         task.log("the container has not shut down; stopping it")
@@ -161,6 +160,29 @@ def shut_down(ctx: NodeContext, task: TaskHandle, vmid: int, config: GuestConfig
         ctx.containers.stop(vmid, STOP_SECONDS)
     release(ctx, vmid, "lxc")
     run_hook(ctx, task, vmid, config, "post-stop")
+
+
+def asked_and_ended(ctx: NodeContext, task: TaskHandle, vmid: int, found: ProcessId, limit: float) -> bool:
+    """Whether the container ends within `limit` seconds of being asked to.
+
+    It is asked again now and then: a first process that has only just begun does not listen yet.
+    """
+    end = time.monotonic() + limit
+    told = ""
+    while True:
+        try:
+            if ctx.containers.state(vmid) == "frozen":
+                ctx.containers.thaw(vmid)
+            ctx.containers.ask_to_stop(vmid)
+        except OrreryError as error:
+            if error.message != told:
+                told = error.message
+                task.log(told)
+        left = end - time.monotonic()
+        if ended(task, found, min(ASK_SECONDS, max(left, 0))):
+            return True
+        if left <= ASK_SECONDS:
+            return False
 
 
 @operation
