@@ -7,10 +7,12 @@ it.
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -19,7 +21,7 @@ from orrery.api.routes import load_routes
 from orrery.cli.node import Node
 from orrery.errors import Failure, Locked, OrreryError
 from orrery.front.nginx import Address
-from orrery.front.server import Door, Servers, client_address
+from orrery.front.server import Complaints, Door, Servers, client_address
 from orrery.front.supervise import Front
 from orrery.system.allocator import give_memory_back
 from orrery.system.files import FileLock, read_json
@@ -29,12 +31,17 @@ from orrery.system.sockets import listen_unix
 from orrery.tasks.daemonlog import log_into
 from orrery.tasks.taskprocess import set_title
 
+LEAST_FILES: Final = 256
+MOST_FILES: Final = 1 << 16
+"""Programs that close every descriptor that they could have would take their time with more."""
+
 log = structlog.get_logger()
 
 
 def serve(root: Path | None, listen: str) -> None:
     """Runs the node until a signal comes. Raises OrreryError when it cannot."""
     give_memory_back()
+    allow_files()
     paths = Paths.of(root)
     name = node_name(paths)
     address = Address.parse(listen)
@@ -54,6 +61,17 @@ def serve(root: Path | None, listen: str) -> None:
         node.close()
         lock.release()
     leave()
+
+
+def allow_files() -> None:
+    """Lets the daemon and its children have as many files open as they may. Raises Failure when that is too few."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most < LEAST_FILES:
+        raise Failure(
+            f"a node needs {LEAST_FILES} open files, and may have only {most} here: raise the limit (`ulimit -n`,"
+            " LimitNOFILE= of the service)"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, MOST_FILES), most))
 
 
 def leave() -> None:
@@ -77,6 +95,7 @@ def node_name(paths: Paths) -> str:
 async def run(node: Node, front: Front) -> None:
     """Serves until a signal comes."""
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(Complaints())
     leave = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, leave.set)

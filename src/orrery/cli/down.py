@@ -48,11 +48,21 @@ def command(
     end_leftover(paths)
     end_tasks(paths)
     ctx = open_context(paths, name)
-    end_guests(ctx, timeout)
-    LxcfsService(paths).stop()
+    problems: list[OrreryError] = []
+    for step in (lambda: end_guests(ctx, timeout), LxcfsService(paths).stop, lambda: remove_network(ctx)):
+        try:
+            step()
+        except OrreryError as error:  # such as a disk that cannot be written to: the rest can be ended all the same
+            problems.append(error)
+    if problems:
+        raise problems[0]
+    typer.echo(f"node '{name}' is down")
+
+
+def remove_network(ctx: NodeContext) -> None:
+    """Removes the bridge and its services where they are this node's, and tells what stays."""
     for note in ctx.network.remove():
         typer.echo(note)
-    typer.echo(f"node '{name}' is down")
 
 
 def end_daemon(paths: Paths) -> None:

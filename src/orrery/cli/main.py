@@ -26,6 +26,7 @@ NOUNS = {
     "ct": "Containers.",
     "launch": "Make a guest from an image, and start it.",
     "image": "What guests can be made from.",
+    "guests": "Many guests at once: start, stop, suspend.",
     "storage": "Storages and the volumes in them.",
     "task": "Tasks: list, follow, stop.",
     "user": "Users, groups, roles, tokens, and what they may.",
@@ -105,6 +106,9 @@ def main() -> None:
     except OrreryError as error:
         report(error)
         sys.exit(error.exit_code)
+    except OSError as error:  # such as a state folder on a disk that is broken: a traceback would tell no more
+        report(Failure(str(error)))
+        sys.exit(Failure.exit_code)
 
 
 def report(error: OrreryError) -> None:

@@ -7,8 +7,12 @@ Who may connect is said by the sockets' folders and modes, and asked again of th
 
 import asyncio
 import contextlib
+import errno
+import math
+import os
 import re
 import socket
+import time
 from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -29,6 +33,9 @@ ORIGIN: Final = "orrery.origin"
 GRACE_SECONDS: Final = 3
 KEEP_ALIVE_SECONDS: Final = 120
 """Longer than the front keeps its connections, so that it never writes into one that closes."""
+WAITING_CONNECTIONS: Final = 1024
+COMPLAINT_SECONDS: Final = 60.0
+_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _BEYOND_ASCII: Final = re.compile(rb"[\x80-\xff]")
 
 log = structlog.get_logger()
@@ -107,6 +114,34 @@ class Door:
     uids: frozenset[int]
 
 
+class Complaints:
+    """What the event loop complains of. When descriptors run out it is said once a minute, with one kept for that.
+
+    Connections that cannot be accepted wait, and are accepted when others have been closed.
+    """
+
+    def __init__(self) -> None:
+        self._told = -math.inf
+        self._spare: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in _EXHAUSTED:
+            loop.default_exception_handler(context)
+            return
+        now = time.monotonic()
+        if now - self._told < COMPLAINT_SECONDS:
+            return
+        self._told = now
+        if self._spare is not None:
+            os.close(self._spare)
+        log.error("connections have to wait", reason=error.strerror, what=context.get("message"))
+        try:
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._spare = None
+
+
 class Servers:
     """uvicorn on each door, in the running event loop; `run` ends after `stop`."""
 
@@ -142,6 +177,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for each in sockets or ():
+            each.listen(WAITING_CONNECTIONS)
         self.open.set()
 
     def leave(self) -> None:
@@ -172,6 +209,8 @@ def _server(app: App, door: Door) -> _Server:
         server_header=False,
         date_header=False,
         proxy_headers=False,
+        # How many the event loop accepts at a time, and so how often it fails at once when descriptors run out.
+        backlog=1,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )

@@ -259,7 +259,8 @@ def end_leftover(paths: Paths) -> None:
         log.warning("ending the front of a previous run", pid=found.pid)
         process.terminate(found)
     kill_session(found)
-    paths.nginx_process.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # of a process that is gone; it may stay where nothing can be written
+        paths.nginx_process.unlink(missing_ok=True)
 
 
 def kill_session(leader: ProcessId) -> None:

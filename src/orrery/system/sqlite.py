@@ -22,6 +22,7 @@ from orrery.errors import Corrupt, Failure, Locked, NoSpace, OrreryError
 from orrery.system.files import sync_dir
 
 BUSY_SECONDS = 30.0
+_NEEDED = 1 << 16  # bytes: the index of the write-ahead log alone has 32 KiB
 
 
 @dataclass(frozen=True)
@@ -225,11 +226,23 @@ class Database:
         name = f"the {self.kind.noun} '{self.path}'"
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT):
             return self.damaged(str(error))
-        if code == sqlite3.SQLITE_FULL:
+        if code == sqlite3.SQLITE_FULL or (code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and self._full()):
             return NoSpace(f"no space left for {name}: nothing was changed; free some space and try again")
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return Locked(f"{name} stayed locked by another process for {BUSY_SECONDS:.0f} s; try again")
+        if code == sqlite3.SQLITE_READONLY:
+            return Failure(f"{name} cannot be written: its file system is read-only; the kernel's log may tell why")
+        if code == sqlite3.SQLITE_IOERR:
+            return Failure(f"{name} cannot be used ({error}): its disk is broken or read-only; see the kernel's log")
         return Failure(f"{name} cannot be used: {error}")
+
+    def _full(self) -> bool:
+        """Whether the file system has no room for the files that SQLite needs beside its own, even to read."""
+        try:
+            found = os.statvfs(self.path.parent)
+        except OSError:
+            return False
+        return found.f_bavail * found.f_frsize < _NEEDED
 
 
 def _begin(connection: sqlite3.Connection) -> None:
