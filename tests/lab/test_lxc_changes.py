@@ -52,7 +52,9 @@ def test_mounts(lxc: Lab, tmp_path: Path) -> None:
         ContainerMount("mp1", LoopImage(make_image(tmp_path / "fixed.raw")), "/fixed", read_only=True),
         ContainerMount("mp2", Folder(folder), "/shared", read_only=True, mapped=False),
         ContainerMount("mp3", Folder(folder), "/open", mapped=False),
+        ContainerMount("mp4", Folder(folder / "from-host"), "/etc/single", mapped=False),
     )
+    assert lxc.out(100, "cat /etc/single") == "x"
     mounts = lxc.out(100, "cat /proc/mounts")
     assert "/mnt/da\\040ta ext4 rw,nodev,noexec,noatime,idmapped" in mounts
     lxc.out(100, "touch '/mnt/da ta/x' && test -e /shared/from-host && mkdir /open/by-root 2>/dev/null || true")

@@ -87,6 +87,21 @@ def test_its_system_ends_and_starts_again_when_asked(lxc: Lab) -> None:
     assert lxc.driver.leftovers() == [100]
 
 
+def test_a_changed_container_ends_when_it_restarts_itself(lxc: Lab) -> None:
+    lxc.start(100)
+    lxc.driver.restart_afresh(100)
+    lxc.run(100, "reboot")
+    assert lxc.driver.wait_end(100, 60)
+    assert lxc.driver.take_restart(100)
+    assert not lxc.driver.take_restart(100)
+    lxc.driver.forget(100)
+    lxc.start(100)
+    lxc.driver.restart_afresh(100)
+    lxc.driver.ask_to_stop(100)
+    assert lxc.driver.wait_end(100, 60)
+    assert not lxc.driver.take_restart(100)
+
+
 def test_a_killed_monitor_takes_everything_with_it(lxc: Lab) -> None:
     lxc.start(100)
     lxc.run(100, "sh", "-c", "sleep 1000 >/dev/null 2>&1 &")

@@ -8,7 +8,7 @@ import structlog
 from orrery.errors import Locked, OrreryError
 from orrery.model.guest import GuestKind
 from orrery.model.identity import ROOT, Identity
-from orrery.operations.container_power import StopContainer
+from orrery.operations.container_power import StartContainer, StopContainer
 from orrery.operations.context import NodeContext
 from orrery.operations.guest_kind import KINDS, driver_of, release
 from orrery.operations.guest_lock import guest_lock
@@ -34,14 +34,17 @@ def reap(ctx: NodeContext, journal: Journal, runner: Runner) -> list[int]:
                 with journal.locked(guest_lock(vmid), wait=0):
                     if driver_of(ctx, kind).find(vmid) is not None:
                         continue
+                    again = kind == "lxc" and ctx.containers.take_restart(vmid)
                     hooked = has_hook(ctx, vmid, kind)
-                    if not hooked:
+                    if not hooked and not again:
                         release(ctx, vmid, kind)
             except Locked:
                 continue
             reaped.append(vmid)
             log.info("guest ended", kind=kind, vmid=vmid)
-            if hooked:
+            if again:
+                start_again(runner, vmid)
+            elif hooked:
                 start_stop(runner, vmid, kind)
     return reaped
 
@@ -52,6 +55,14 @@ def has_hook(ctx: NodeContext, vmid: int, kind: GuestKind) -> bool:
     if found is None or (found.record.kind, found.record.node) != (kind, ctx.node):
         return False
     return "hookscript" in found.record.config.options
+
+
+def start_again(runner: Runner, vmid: int) -> None:
+    """Begins the task that starts a container whose system asked for a restart after it had been changed."""
+    try:
+        runner.start(StartContainer(vmid, skiplock=True), Identity(ROOT))
+    except OrreryError as error:
+        log.error("a container that restarts could not be started again", vmid=vmid, reason=error.message)
 
 
 def start_stop(runner: Runner, vmid: int, kind: GuestKind) -> None:

@@ -92,13 +92,14 @@ def _bind(each: dict[str, Any], flags: int) -> None:
 
 def _image(each: dict[str, Any], flags: int) -> None:
     source, read_only = each["source"], each["read_only"]
+    fstype = each["fstype"] or _probe(source)
     image = os.open(source, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
     try:
         device, path = attach_loop(image, read_only=read_only)
     finally:
         os.close(image)
     try:
-        mount(path, each["target"], each["fstype"] or _probe(source), flags, each["options"] or None)
+        mount(path, each["target"], fstype, flags, each["options"] or None)
     except StepError as error:
         raise StepError(f"mount '{source}'", error.code) from error
     finally:

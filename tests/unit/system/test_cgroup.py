@@ -77,6 +77,88 @@ def test_version_2_files(v2: Group) -> None:
     assert v2.pressure("cpu") is None
 
 
+def test_version_2_files_of_a_container(v2: Group) -> None:
+    folder = v2.mounted.mounts[""] / v2.name
+    for name in ("memory.swap.max", "pids.max", "cgroup.freeze", "cgroup.kill", "io.stat", "memory.stat"):
+        (folder / name).write_text("")
+    assert v2.limit_memory_and_swap(1 << 30, 1 << 20) == []
+    assert written(v2, "", "memory.max") == str(1 << 30)
+    assert written(v2, "", "memory.swap.max") == str(1 << 20)
+    assert v2.limit_pids(77) == []
+    assert written(v2, "", "pids.max") == "77"
+    assert v2.limit_pids(None) == []
+    assert written(v2, "", "pids.max").startswith("max")
+    (folder / "cgroup.events").write_text("populated 1\nfrozen 0\n")
+    with pytest.raises(Failure, match="did not freeze within 0 seconds"):
+        v2.freeze(0)
+    assert written(v2, "", "cgroup.freeze") == "0"  # let go on again
+    (folder / "cgroup.events").write_text("populated 1\nfrozen 1\n")
+    v2.freeze(0)
+    assert written(v2, "", "cgroup.freeze") == "1"
+    assert v2.frozen()
+    (folder / "memory.current").write_text("10000\n")
+    (folder / "memory.stat").write_text("anon 4000\nfile 6000\nshmem 1000\n")
+    (folder / "memory.swap.current").write_text("300\n")
+    assert v2.memory() == (5000, 300)
+    (folder / "io.stat").write_text("7:0 rbytes=10 wbytes=20 rios=1 wios=2\n8:0 rbytes=5 wbytes=6\n")
+    assert v2.io() == (15, 26)
+    v2.kill()
+    assert written(v2, "", "cgroup.kill") == "1"
+
+
+@pytest.fixture
+def v1(tmp_path: Path) -> Group:
+    mounts = {name: tmp_path / name for name in ("memory", "pids", "freezer", "blkio", "devices", "cpuset")}
+    group = Group("orrery-x/guest-1", Hierarchies(mounts))
+    for name, mount in mounts.items():
+        for folder in (mount, mount / "orrery-x", mount / group.name, mount / group.name / "lxc"):
+            folder.mkdir()
+            if name == "cpuset":
+                (folder / "cpuset.cpus").write_text("0-3")
+            if name == "devices":
+                (folder / "devices.allow").write_text("")
+                (folder / "devices.deny").write_text("")
+    for controller, name in (
+        *(("memory", "memory.limit_in_bytes"), ("memory", "memory.memsw.limit_in_bytes"), ("pids", "pids.max")),
+        *(("freezer", "freezer.state"), ("memory", "memory.stat"), ("memory", "memory.usage_in_bytes")),
+    ):
+        (mounts[controller] / group.name / name).write_text("")
+    return group
+
+
+def test_version_1_files_of_a_container(v1: Group) -> None:
+    assert v1.limit_memory_and_swap(1 << 30, 1 << 20) == []
+    assert written(v1, "memory", "memory.limit_in_bytes") == str(1 << 30)
+    assert written(v1, "memory", "memory.memsw.limit_in_bytes") == str((1 << 30) + (1 << 20))
+    (v1.mounted.mounts["memory"] / v1.name / "memory.memsw.limit_in_bytes").unlink()  # a kernel without swap accounts
+    (warning,) = v1.limit_memory_and_swap(1 << 29, 0)
+    assert "the limit of memory and swap is not in force: No such file" in warning
+    assert written(v1, "memory", "memory.limit_in_bytes").startswith(str(1 << 29))
+    assert v1.pin_cpu("1-2") == []
+    assert all(written(v1, "cpuset", name).startswith("1-2\n") for name in ("cpuset.cpus", "lxc/cpuset.cpus"))
+    assert v1.allow_device("c 10:200 rw") == []
+    assert {written(v1, "devices", name) for name in ("devices.allow", "lxc/devices.allow")} == {"c 10:200 rw"}
+    assert v1.allow_device("c 10:200 rw", allow=False) == []
+    assert written(v1, "devices", "lxc/devices.deny") == "c 10:200 rw"
+    v1.thaw()
+    assert written(v1, "freezer", "freezer.state") == "THAWED"
+    assert not v1.frozen()
+    (v1.mounted.mounts["memory"] / v1.name / "memory.usage_in_bytes").write_text("10000")
+    (v1.mounted.mounts["memory"] / v1.name / "memory.stat").write_text(
+        "cache 1\ntotal_cache 6000\ntotal_shmem 1000\ntotal_swap 30\n"
+    )
+    assert v1.memory() == (5000, 30)
+    (v1.mounted.mounts["blkio"] / v1.name / "blkio.throttle.io_service_bytes_recursive").write_text(
+        "7:0 Read 10\n7:0 Write 20\n7:0 Total 30\n8:0 Read 5\nTotal 35\n"
+    )
+    assert v1.io() == (15, 20)
+
+
+def test_every_hierarchy_is_found() -> None:
+    everything = cgroup.parse_mounts(HYBRID + "cgroup /cg/pids cgroup rw,nosuid,pids 0 0\n", everything=True)
+    assert set(everything.mounts) == {"", "cpu", "cpuacct", "memory", "name=systemd", "pids"}
+
+
 def test_what_cannot_be_done_is_a_warning(v2: Group) -> None:
     folder = v2.mounted.mounts[""] / v2.name
     (folder / "cpu.max").unlink()

@@ -168,9 +168,8 @@ def _mounts(plan: ContainerPlan) -> Iterator[str]:
 
 
 def _options(mount: ContainerMount, plan: ContainerPlan) -> Iterator[str]:
-    folder = not isinstance(mount.source, Folder) or mount.source.path.is_dir()
     yield "rbind" if isinstance(mount.source, Folder) and mount.source.recursive else "bind"
-    yield "create=dir" if folder else "create=file"
+    yield "create=file" if mount.key in plan.files else "create=dir"
     if mount.read_only:
         yield "ro"
     mapped = mount.mapped and plan.idmap is not None

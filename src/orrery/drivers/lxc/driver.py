@@ -22,7 +22,7 @@ from orrery.errors import Failure
 from orrery.model.container_devices import PassedDevice, container_view
 from orrery.model.guest import GuestConfig
 from orrery.system import process
-from orrery.system.mounts import ContainerMount, DeviceNode
+from orrery.system.mounts import ContainerMount, DeviceNode, LoopImage
 from orrery.system.netlink import Link
 from orrery.system.paths import Paths
 from orrery.system.process import Completed, ProcessId
@@ -76,6 +76,7 @@ class LxcDriver:
         """
         view = container_view(config)
         group, monitor = groups(self.paths, vmid)
+        images = frozenset(key for key, mount in mounts.items() if isinstance(mount.source, LoopImage))
         passed = [*view.devices, *([FUSE] if view.features.fuse else [])]
         nodes = {each.path: _node(each) for each in passed}
         return build(
@@ -88,6 +89,7 @@ class LxcDriver:
             folder=self.folder(vmid),
             group=group.name,
             monitor=monitor.name,
+            files=frozenset(key for key, mount in mounts.items() if mount.source.path.is_file()) - images,
             debug=debug or config.options.get("debug") == "1",
         )
 
@@ -291,9 +293,13 @@ class LxcDriver:
         """
         (self.folder(vmid) / CHANGED_FILE).touch(mode=0o600)
 
-    def wants_restart(self, vmid: int) -> bool:
-        """Whether a container that has ended did so to be started anew (`restart_afresh`)."""
-        return (self.folder(vmid) / RESTART_FILE).exists()
+    def take_restart(self, vmid: int) -> bool:
+        """Whether a container that has ended did so to be started anew (`restart_afresh`); told once."""
+        try:
+            (self.folder(vmid) / RESTART_FILE).unlink()
+        except FileNotFoundError:
+            return False
+        return True
 
     def _live(self, vmid: int) -> LiveContainer:
         first = self._first(vmid)

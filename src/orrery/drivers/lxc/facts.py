@@ -35,7 +35,7 @@ class HostFacts:
 def detect(paths: Paths) -> HostFacts:
     """Look at the host."""
     mounted = cgroup.hierarchies(everything=True).mounts
-    lxcfs = paths.run / "lxcfs"
+    lxcfs = paths.lxcfs
     return HostFacts(
         device_key="lxc.cgroup.devices" if "devices" in mounted else "lxc.cgroup2.devices",
         apparmor=_text(_APPARMOR) == "Y",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Changing a container while it runs: mounts, network cards, devices.
 
-Nothing of this survives a restart from inside: LXC then sets up what the container was started with.
+LXC knows nothing of this. A container that was changed is therefore started anew by us when it restarts from inside.
 """
 
 import stat

@@ -71,7 +71,7 @@ class ContainerPlan:
     """A container to start. `folder`: its run folder. `group`, `monitor`: its control groups.
 
     `idmap`: None for a privileged container, `own` for a range that is taken when it is launched. `init`: the program
-    that runs instead of the system's init.
+    that runs instead of the system's init. `files`: keys of the mounts that show a single file of the host.
     """
 
     vmid: int
@@ -92,6 +92,7 @@ class ContainerPlan:
     init: tuple[str, ...] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     debug: bool = False
+    files: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
     def place(self, key: str) -> Path:
@@ -119,6 +120,7 @@ def build(
     folder: Path,
     group: str,
     monitor: str,
+    files: frozenset[str] = frozenset(),
     debug: bool = False,
 ) -> ContainerPlan:
     """A container's plan; `nodes`: passed devices by path. Raises ParameterError, NotSupported naming the option."""
@@ -147,6 +149,7 @@ def build(
         init=view.entrypoint,
         environment=view.environment,
         debug=debug,
+        files=files,
         notes=(_PRIVILEGED_NOTE,) if not view.unprivileged else (),
     )
 
