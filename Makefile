@@ -31,8 +31,7 @@ down: ## Stop the node under ROOT, its guests and its network
 
 .PHONY: clean
 clean: down ## Stop everything and remove what was made here: state, downloads, images, the virtual environment
-	@rm -rf -- '$(ROOT)' build dist .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@packaging/clean.sh '$(ROOT)'
 
 ##@ Work on it
 

@@ -295,7 +295,7 @@ def test_refusals_take_their_time(services: Services, make_wire: Any) -> None:
         begun = time.monotonic()
         answer = send()
         assert answer.status == 401
-        assert 0.3 <= time.monotonic() - begun < 2
+        assert time.monotonic() - begun >= 0.3
     assert wire.post("/access/ticket").json["data"] is None
 
 
@@ -309,7 +309,7 @@ def test_waiting_refusals_are_bounded_for_each_address(services: Services, make_
 
     begun = time.monotonic()
     answers = asyncio.run(storm())
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < WAITING_REFUSALS * 0.4 / 2, "they wait side by side"
     assert {answer.status for answer in answers} == {401}
 
     async def late() -> tuple[Any, Any]:
