@@ -12,9 +12,11 @@ import schemathesis
 from hypothesis import strategies as st
 
 NODE = "alpha"
-PRESENT = (100, 101)
+MACHINES, CONTAINERS = (100, 101), (102, 103)
+PRESENT = (*MACHINES, *CONTAINERS)
 NEW = range(110, 150)
-"""Number 100 is off, 101 runs; the others come and go."""
+"""Of each kind the first is off and the second runs; the others come and go."""
+TEMPLATE = "local:vztmpl/small.tar.gz"
 
 THINGS: dict[str, tuple[str, ...]] = {
     "node": (NODE, "localhost", "elsewhere"),
@@ -36,14 +38,17 @@ THINGS: dict[str, tuple[str, ...]] = {
     "filename": ("vm-100-disk-7.raw", "vm-102-disk-0.qcow2", "medium.iso", "../up.iso", "x.iso"),
     "url": ("http://127.0.0.1:9/x.iso", "file:///etc/passwd", "http://[::1]/x.qcow2", "https://x.invalid/y.iso"),
     "size": ("1G", "+1G", "64M", "1", "999999999T", "-1G", "+0"),
-    "disk": ("scsi0", "virtio0", "unused0", "ide2", "efidisk0"),
+    "disk": ("scsi0", "virtio0", "unused0", "ide2", "efidisk0", "rootfs", "mp0"),
     "idlist": ("scsi0", "unused0", "scsi1,virtio3", "net0"),
     "delete": ("net0", "scsi0,unused0", "description", "memory", "nonsense", "ide2"),
     "revert": ("memory", "net0", "nonsense"),
     "type": ("dir", "nfs", "vm", "storage"),
     "command": ("ping", "true", "sh"),
     # Options of machines, by family.
-    "net": ("virtio,bridge=vmbr0", "virtio=BC:24:11:00:00:01,bridge=vmbr0,link_down=1", "e1000,bridge=vmbr0,rate=1.5"),
+    "net": (
+        *("virtio,bridge=vmbr0", "virtio=BC:24:11:00:00:01,bridge=vmbr0,link_down=1", "e1000,bridge=vmbr0,rate=1.5"),
+        *("name=eth0,bridge=vmbr0,ip=dhcp", "name=eth1,ip=10.9.0.2/24,gw=10.9.0.1,ip6=auto,tag=5,rate=2"),
+    ),
     "scsi": ("local:0.01", "none,media=cdrom", "local:0.01,format=qcow2,iothread=1,ssd=1", "local:iso/medium.iso"),
     "virtio": ("local:0.01,cache=writeback,discard=on", "local:100/vm-100-disk-0.raw", "second:0.01"),
     "sata": ("local:0.01,serial=abc", "local:iso/medium.iso,media=cdrom"),
@@ -68,6 +73,19 @@ THINGS: dict[str, tuple[str, ...]] = {
     "import-from": ("local:iso/medium.iso", "/etc/passwd"),
     "hookscript": ("local:snippets/hook.sh",),
     "args": ("-S",),
+    # Options of containers that machines have not, or have otherwise.
+    "ostemplate": (TEMPLATE, TEMPLATE, "local:iso/medium.iso", "/etc/passwd"),
+    "rootfs": ("local:0.02", "local:0", "second:0.02,mountoptions=noatime", "local:102/vm-102-disk-0.raw"),
+    "mp": ("local:0.02,mp=/srv", "local:0,mp=/srv/data,ro=1", "/etc,mp=/mnt", "local:0.02,mp=/proc", "/dev/null,mp=/a"),
+    "dev": ("/dev/null", "/dev/zero,uid=1000,mode=0600", "/dev/none,deny-write=1"),
+    "features": ("nesting=1", "nesting=1,keyctl=1,fuse=1", "mount=nfs;cifs", "mknod=1"),
+    "idmap": ("own", "shared", "u:0:300000:65536;g:0:300000:65536", "u:0:100000:10;g:0:5:10", "u:0:0:1"),
+    "env": ("A=1", "A=1\0B=2", "A"),
+    "entrypoint": ("/bin/true", "/sbin/init", "sh -c 'exit 3'", "'"),
+    "hostname": ("web", "web.example.net", "-bad-"),
+    "nameserver": ("10.0.0.1", "fe80::1%eth0", "10.0.0.1,::1", "nobody"),
+    "timezone": ("host", "Europe/Rome", "../../etc"),
+    "target-volume": ("mp0", "unused1", "rootfs"),
     "digest": ("0" * 40, "abc"),
     "content": ("images", "iso", "images,iso,import", "vztmpl"),
     "nodes": (NODE, "alpha,beta"),
@@ -147,7 +165,8 @@ def aimed(case: Any, random: Random) -> Any:
     if random.random() < 0.1:
         return case
     path = case.path_parameters or {}
-    for name, known in (("node", [NODE]), ("vmid", PRESENT), ("storage", ["local", "second"])):
+    guests = CONTAINERS if "/lxc/" in case.path else MACHINES
+    for name, known in (("node", [NODE]), ("vmid", guests), ("storage", ["local", "second"])):
         if name in path and random.random() < 0.95:
             path[name] = random.choice(known)
     if isinstance(case.query, dict):

@@ -13,6 +13,7 @@ import time
 import unittest
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -24,7 +25,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from tests.fuzz.closed_node import serve_closed
 from tests.fuzz.doors import Answer, Door, RootDoor, TokenDoor
-from tests.fuzz.grammar import NODE, aimed, deepened, learn_formats
+from tests.fuzz.grammar import CONTAINERS, MACHINES, NODE, PRESENT, TEMPLATE, aimed, deepened, learn_formats
 from tests.node.client import Api, ApiError
 from tests.node.harness import Node
 
@@ -32,7 +33,7 @@ STATUSES = frozenset((200, 301, 308, 400, 401, 403, 413, 414, 500, 501, 506, 595
 LOGIN = ("/access/ticket", "/access/vncticket")
 """Each refusal there takes three seconds on purpose."""
 
-RESTORED = ("/qemu", "/status/stop", "/status/suspend", "/config", "/access/acl", "/access/users/{userid}")
+RESTORED = ("/qemu", "/lxc", "/status/stop", "/status/suspend", "/config", "/access/acl", "/access/users/{userid}")
 """After these, what is about to be asked for is put back."""
 
 WAITING = ("/status/reboot", "/status/shutdown")
@@ -67,14 +68,18 @@ class Grounds:
         if not any(row["storage"] == "second" for row in self.root.get("/storage")):
             self.root.post("/storage", storage="second", type="dir", path=str(self.node.folder / "second"))
         present = {row["vmid"]: row for row in self.root.get("/cluster/resources", type="vm")}
-        for vmid in sorted(present.keys() - {100, 101}):
-            self._try("POST", f"{self.node.path}/qemu/{vmid}/status/stop")
-            self._try("DELETE", f"{self.node.path}/qemu/{vmid}")
-        for vmid in (100, 101):
-            if vmid not in present:
-                self._try("POST", f"{self.node.path}/qemu", MACHINE | {"vmid": vmid})
-        if present.get(101, {}).get("status") != "running":
-            self._try("POST", f"{self.node.path}/qemu/101/status/start")
+        for vmid, row in present.items():
+            if vmid not in PRESENT or row["type"] != kind_of(vmid):
+                self._try("POST", f"{self.node.path}/{row['type']}/{vmid}/status/stop")
+                self._try("DELETE", f"{self.node.path}/{row['type']}/{vmid}")
+        for vmid in PRESENT:
+            kind = kind_of(vmid)
+            if present.get(vmid, {}).get("type") != kind:
+                options = MACHINE if kind == "qemu" else CONTAINER
+                self._try("POST", f"{self.node.path}/{kind}", options | {"vmid": vmid})
+        for vmid in (MACHINES[1], CONTAINERS[1]):
+            if present.get(vmid, {}).get("status") != "running":
+                self._try("POST", f"{self.node.path}/{kind_of(vmid)}/{vmid}/status/start")
 
     def end_tasks(self) -> None:
         """Ends every task that still goes on."""
@@ -104,13 +109,20 @@ class Grounds:
             self.root.ended(response.json()["data"], 30)
 
 
+def kind_of(vmid: int) -> str:
+    """The kind of a guest that is always there."""
+    return "lxc" if vmid in CONTAINERS else "qemu"
+
+
+CONTAINER = {"memory": 32, "rootfs": "local:0.03", "ostemplate": TEMPLATE, "net0": "name=eth0,bridge=vmbr0,ip=dhcp"}
 MACHINE = {"memory": 32, "scsi0": "local:0.01", "net0": "virtio,bridge=vmbr0", "serial0": "socket", "ostype": "l26"}
 
 
 @pytest.fixture(scope="module")
-def grounds(own_network: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grounds]:
+def grounds(own_network: None, demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grounds]:
     with Node(tmp_path_factory.mktemp("fuzz") / "node", name=NODE, port=8206) as node:
         made = Grounds(serve_closed(node.init()))
+        node.import_template(demo_archive, TEMPLATE.rpartition("/")[2])
         made.restore()
         yield made
 
