@@ -70,14 +70,16 @@ def build(
     session: Session,
     image: str = typer.Argument(..., help="Name in the catalogue, such as debian-12."),
     storage: str = STORAGE,
-    ssh: bool = typer.Option(False, "--ssh", help="With a server for SSH."),
+    vm: bool = MACHINE,
+    ssh: bool = typer.Option(False, "--ssh", help="With a server for SSH, which disks of machines have anyway."),
     wait: bool = WAIT,
 ) -> None:
-    """Build a template of containers anew from the distribution's packages.
+    """Build a template of containers, or a disk of machines, anew from the distribution's packages.
 
     Example:  orrery image build debian-12 --ssh
     """
-    _fetch(session, wait=wait, image=image, storage=storage, type="container", force=True, ssh=ssh or None)
+    name = f"{image}-built" if vm and not image.endswith("-built") else image
+    _fetch(session, wait=wait, image=name, storage=storage, type=_kind(vm), force=True, ssh=ssh or None)
 
 
 @verb(app)
