@@ -57,7 +57,7 @@ class Records(Generic[R]):
 
     def write(self, vmid: int, record: R) -> None:
         """Note a guest that was started."""
-        files.write_json(self._file(vmid), asdict(record))  # type: ignore[call-overload]
+        files.write_json(self._file(vmid), asdict(record), lasting=False)  # type: ignore[call-overload]
 
     def read(self, vmid: int) -> R | None:
         """The record of a guest whose process is alive, else None."""

@@ -49,9 +49,10 @@ def sync_dir(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
+def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, lasting: bool = True) -> None:
     """Replace `path` by `data` in one step. The temporary file beside it never has wider rights than `mode`.
 
+    What need not be `lasting` may be lost in a power cut, as is all that it describes: it does not wait for the disk.
     Raises NoSpace or Failure; then the old content is untouched and nothing is left behind.
     """
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.new")
@@ -60,11 +61,13 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
         try:
             _write_all(descriptor, data)
             os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
+            if lasting:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
         temporary.replace(path)
-        sync_dir(path.parent)
+        if lasting:
+            sync_dir(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -77,9 +80,9 @@ def _write_all(descriptor: int, data: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def write_json(path: Path, value: Any, mode: int = 0o600) -> None:
+def write_json(path: Path, value: Any, mode: int = 0o600, *, lasting: bool = True) -> None:
     """Replace `path` by `value` as JSON, readable for people. Raises as `write_atomic` does."""
-    write_atomic(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode(), mode)
+    write_atomic(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode(), mode, lasting=lasting)
 
 
 def read_json(path: Path) -> Any:

@@ -66,8 +66,8 @@ def launch(paths: Paths, records: Records, plan: ContainerPlan, log: Log, patien
 
 def _write_files(plan: ContainerPlan) -> None:
     text = seccomp.profile(privileged=plan.privileged, nesting=plan.features.nesting, keyctl=plan.features.keyctl)
-    files.write_atomic(plan.folder / config.SECCOMP_FILE, text.encode(), 0o600)
-    files.write_atomic(plan.folder / config.CONFIG_FILE, config.render(plan).encode(), 0o600)
+    files.write_atomic(plan.folder / config.SECCOMP_FILE, text.encode(), lasting=False)
+    files.write_atomic(plan.folder / config.CONFIG_FILE, config.render(plan).encode(), lasting=False)
     for name in (config.LOG_FILE, config.CONSOLE_FILE, config.CHANGED_FILE, config.RESTART_FILE):
         (plan.folder / name).unlink(missing_ok=True)
 

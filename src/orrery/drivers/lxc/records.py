@@ -85,7 +85,7 @@ class Records(records.Records[ContainerRecord]):
                     if common is not None:
                         raise Failure(f"idmap: CT {other}, which runs, has {common} too")
             reservation = {"by": asdict(_ourselves()), "idmap": str(wanted)}
-            files.write_json(self._paths.guest_run(vmid) / _RESERVATION, reservation)
+            files.write_json(self._paths.guest_run(vmid) / _RESERVATION, reservation, lasting=False)
         return wanted
 
     def _taken(self, *, but: int) -> Iterator[tuple[int, IdMap]]:
