@@ -12,12 +12,19 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.node import netns
 from tests.node.harness import BOOT_SECONDS, Node, eventually
 from tests.unit.drivers.images.imagesite import OciImage, entry, folder, image_server, symlink, tar
 from tests.unit.drivers.storage.test_fetch import serving
 from tests.unit.operations.test_image_pull import ALPINE, ALPINE_BASE, ALPINE_DATA, alpine_pages
+from tests.unit.operations.test_volume import Node as ImagesNode
+from tests.unit.operations.test_volume import node as images_node
 
 from orrery.demo.image import Prepared
+from orrery.model.images import find_entry
+from orrery.operations.image_pull import PullImage
+
+__all__ = ["images_node"]
 
 
 def left(node: Node) -> list[str]:
@@ -157,6 +164,33 @@ def test_launch_of_an_oci_image(node: Node) -> None:
     node.cli("ct", "stop", str(vmid))
     node.cli("ct", "destroy", str(vmid), "--yes")
     node.root.put("/cluster/images", {"insecure-registries": ""})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_debian_that_was_built_here(node: Node, images_node: ImagesNode) -> None:
+    """From a mirror's packages to systemd and an address inside an unprivileged container."""
+    wanted = find_entry("debian-12", "container")
+    assert wanted is not None
+    with netns.outside():
+        images_node.run(PullImage("local", "debian-12", "container", wanted.volume, ssh=True))
+    (file,) = images_node.everything()
+    template = node.import_template(images_node.root / file, wanted.filename)
+    vmid = node.next_vmid()
+    words = ("--name", "built1", "--disk", "2", "--vmid", str(vmid), "--patience", str(int(BOOT_SECONDS)))
+    told_address(node.cli("launch", template, *words, timeout=300).stdout)
+
+    def inside(*command: str) -> str:
+        return str(node.cli("ct", "exec", str(vmid), "--", *command, check=False).stdout).strip()
+
+    eventually(lambda: inside("systemctl", "is-system-running") in ("running", "degraded"), 120, "systemd")
+    assert inside("systemctl", "--failed", "--no-legend", "--plain") == ""
+    assert inside("hostname") == "built1"
+    assert inside("systemctl", "is-active", "ssh") == "active"
+    assert "ssh_host_ed25519_key" in inside("ls", "/etc/ssh")
+    node.cli("ct", "stop", str(vmid))
+    node.cli("ct", "destroy", str(vmid), "--yes")
+    node.cli("image", "remove", template)
 
 
 def test_media_are_changed_while_a_machine_runs(node: Node, demo_volume: str) -> None:
