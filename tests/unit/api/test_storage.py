@@ -341,7 +341,8 @@ def test_new_image_twice_and_absurd(admin: Wire) -> None:
 
 def test_containers_volumes_are_root_directories(admin: Wire, services: Services) -> None:
     """A name says it of folders; of images the owner does."""
-    services.collector.facts.append(SimpleNamespace(vmid=101, kind="lxc"))
+    guests: Any = services.collector.facts
+    guests.append(SimpleNamespace(vmid=101, kind="lxc"))
     for vmid, filename, size in ((100, "vm-100-disk-0", "1M"), (101, "vm-101-disk-0", "1M"), (102, "subvol-102-x", 0)):
         ending = {"format": "subvol"} if size == 0 else {"format": "raw"}
         assert admin.post(f"{LOCAL}/content", filename=filename, size=size, vmid=vmid, **ending).status == 200
