@@ -12,6 +12,7 @@ import time
 
 import structlog
 
+from bench.containers import archive
 from bench.figures import show
 from bench.idle import image
 
@@ -22,6 +23,7 @@ MEASUREMENTS = {
     "memory": "Memory",
     "idle": "An idle node",
     "unpack": "Unpacking a template",
+    "containers": "Containers",
 }
 INSIDE = "ORRERY_BENCH_INSIDE"
 
@@ -48,6 +50,8 @@ def main() -> int:
         return 1
     if os.environ.get(INSIDE) != "1" and "idle" in (arguments.names or MEASUREMENTS):
         image()  # here, where there is a network to fetch packages from
+    if os.environ.get(INSIDE) != "1" and "containers" in (arguments.names or MEASUREMENTS):
+        archive()
     enter_namespaces()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.2f}, Python {platform.python_version()}")

@@ -3,7 +3,6 @@
 
 import contextlib
 import ipaddress
-import threading
 
 import structlog
 
@@ -26,8 +25,9 @@ from orrery.metrics.ballooning import Ballooning
 from orrery.metrics.collect import INTERVAL, Collector
 from orrery.metrics.machines import MachineReports
 from orrery.model.identity import ROOT, Identity
-from orrery.operations.boot import first_start_since_boot, start_all
+from orrery.operations.boot import first_start_since_boot
 from orrery.operations.context import NodeContext
+from orrery.operations.guest_bulk import StartGuests
 from orrery.operations.guest_reap import reap
 from orrery.store.local import SqliteStore
 from orrery.store.mirror import Mirror
@@ -152,6 +152,4 @@ class Node:
     def boot(self) -> None:
         """Starts the guests that are to start with the host, once per boot of the host, in the background."""
         if first_start_since_boot(self.paths):
-            services = self.services
-            arguments = (services.context, services.runner, Identity(ROOT))
-            threading.Thread(target=start_all, args=arguments, name="boot", daemon=True).start()
+            self.services.runner.start(StartGuests(), Identity(ROOT))

@@ -7,9 +7,28 @@ An operation is plain data (a frozen dataclass), so that it can be journalled, s
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
+from orrery.tasks.task import TaskRecord, Upid
+
+
+class TasksBeside(Protocol):
+    """Other tasks, which a task starts in the name of the same user; they live and end by themselves."""
+
+    def start(self, operation: "Operation", lock_wait: float) -> Upid:
+        """Starts a task that waits up to `lock_wait` seconds for its locks. Raises `Failure` when none came to be."""
+        ...
+
+    def wait_any(self, upids: Sequence[Upid], timeout: float) -> list[TaskRecord]:
+        """Those of these tasks that have ended, as soon as there is one; none after `timeout` seconds."""
+        ...
+
 
 class TaskHandle(Protocol):
     """The running task, as its operation sees it."""
+
+    @property
+    def beside(self) -> TasksBeside:
+        """The way to other tasks, for an operation that consists of such."""
+        ...
 
     def log(self, text: str) -> None:
         """Writes a line (or several) to the task's log."""

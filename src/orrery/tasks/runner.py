@@ -23,7 +23,7 @@ from orrery.model.identity import Identity
 from orrery.system import process
 from orrery.system.paths import Paths
 from orrery.system.process import ProcessId
-from orrery.tasks import registry
+from orrery.tasks.asking import request_of
 from orrery.tasks.journal import Journal
 from orrery.tasks.locks import WAIT_SECONDS
 from orrery.tasks.operation import Operation
@@ -92,12 +92,7 @@ class Runner:
 
         Raises Failure when no task came to be: then nothing was done.
         """
-        request = {
-            "kind": registry.name_of(operation),
-            "data": registry.encode(operation),
-            "user": str(identity),
-            "lock_wait": lock_wait,
-        }
+        request = request_of(operation, str(identity), lock_wait)
         zygote = self.zygote.process
         upid = Upid.parse(self.zygote.request(request)["upid"])
         with self._ended:

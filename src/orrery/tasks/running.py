@@ -6,8 +6,9 @@ from typing import Any
 
 import structlog
 
-from orrery.errors import Cancelled, OrreryError
+from orrery.errors import Cancelled, Failure, OrreryError
 from orrery.tasks import revert
+from orrery.tasks.asking import Beside
 from orrery.tasks.journal import Journal
 from orrery.tasks.operation import Operation
 from orrery.tasks.progress import ProgressFile
@@ -22,7 +23,10 @@ _log = structlog.get_logger("orrery.tasks")
 class RunningTask:
     """The `TaskHandle` of a task process. Cancelling is noticed at `step`, `before` and `progress`, up to `commit`."""
 
-    def __init__(self, upid: Upid, journal: Journal, log: LogWriter, progress: ProgressFile) -> None:
+    def __init__(
+        self, upid: Upid, journal: Journal, log: LogWriter, progress: ProgressFile, beside: Beside | None = None
+    ) -> None:
+        self._beside = beside
         self.upid = upid
         self.warnings = 0
         self._journal = journal
@@ -30,6 +34,13 @@ class RunningTask:
         self._progress = progress
         self._interrupted = False
         self._committed = False
+
+    @property
+    def beside(self) -> Beside:
+        """The way to start other tasks. Raises Failure in a task that cannot."""
+        if self._beside is None:
+            raise Failure("this task cannot start others")
+        return self._beside
 
     def interrupt(self) -> None:
         """Asks the task to stop; called from a signal handler."""

@@ -22,6 +22,7 @@ import structlog
 from orrery.errors import Failure, OrreryError
 from orrery.system.paths import Paths
 from orrery.tasks import faultstop, registry
+from orrery.tasks.asking import Beside
 from orrery.tasks.journal import Journal
 from orrery.tasks.locks import own_identity
 from orrery.tasks.progress import ProgressFile
@@ -56,8 +57,8 @@ def load(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def become_task(world: World, descriptor: int) -> NoReturn:
-    """Takes over a freshly forked process that has no open descriptors but 0 to 2 and `descriptor`; never returns."""
+def become_task(world: World, descriptor: int, zygote: socket.socket) -> NoReturn:
+    """Takes over a freshly forked process that has no open descriptors but 0 to 2 and these two; never returns."""
     code = 1
     try:
         os.setsid()
@@ -70,7 +71,7 @@ def become_task(world: World, descriptor: int) -> NoReturn:
             elif "undo" in request:
                 _undo_task(world, request, starter)
             else:
-                _run_task(world, request, starter)
+                _run_task(world, request, starter, zygote)
         code = 0
     except BaseException:  # noqa: BLE001  (a forked child must never return into the zygote's loop)
         _log.exception("task process failed")
@@ -78,7 +79,7 @@ def become_task(world: World, descriptor: int) -> NoReturn:
         os._exit(code)
 
 
-def _run_task(world: World, request: dict[str, Any], starter: socket.socket) -> None:
+def _run_task(world: World, request: dict[str, Any], starter: socket.socket, zygote: socket.socket) -> None:
     me = own_identity()
     try:
         operation = registry.decode(request["kind"], request["data"])
@@ -94,7 +95,7 @@ def _run_task(world: World, request: dict[str, Any], starter: socket.socket) -> 
     with contextlib.closing(journal.logs.writer(upid)) as log:
         _speak_into(log)
         progress = ProgressFile(world.paths.tasks_run, upid)
-        task = RunningTask(upid, journal, log, progress)
+        task = RunningTask(upid, journal, log, progress, Beside(zygote, journal, request["user"]))
         for number in (signal.SIGINT, signal.SIGTERM):  # before anybody knows whom to ask
             signal.signal(number, lambda _number, _frame: task.interrupt())
         if not _answer(starter, {"upid": str(upid)}):

@@ -21,9 +21,9 @@ from orrery.system import process
 from orrery.system.paths import Paths
 from orrery.system.process import ProcessId
 from orrery.tasks import faultstop
+from orrery.tasks.asking import REPLY_SECONDS, answer, exchange
 
 READY_SECONDS = 60.0
-REPLY_SECONDS = 30.0
 _MESSAGE_MAX = 1 << 16
 _CHILD_FD = 3
 _TRIES = 3
@@ -73,9 +73,10 @@ class Zygote:
 
     def request(self, payload: dict[str, Any], timeout: float = REPLY_SECONDS) -> dict[str, Any]:
         """Has a task forked that gets `payload`; returns its answer. Raises Failure when there was none."""
+        body = json.dumps(payload).encode()
         for _ in range(_TRIES):
             try:
-                text = self._exchange(json.dumps(payload).encode(), timeout)
+                text = exchange(body, timeout, lambda descriptor: self._pass_on(descriptor, timeout))
                 break
             except (ConnectionResetError, BrokenPipeError):
                 # Closed before it was read to its end, which a task does first: nothing has begun.
@@ -84,12 +85,7 @@ class Zygote:
                 raise Failure(f"got no worker upid: {error}") from error
         else:
             raise Failure("got no worker upid: the zygote dies again and again")
-        if not text:
-            raise Failure("got no worker upid: the process of the task died at once")
-        reply: dict[str, Any] = json.loads(text)
-        if "error" in reply:
-            raise Failure(reply["error"])
-        return reply
+        return answer(text)
 
     def close(self, timeout: float = 5.0) -> None:
         """Ends the zygote; its tasks go on."""
@@ -101,19 +97,6 @@ class Zygote:
         if self.process is not None:
             process.wait(self.process, timeout)
             process.reap(self.process)
-
-    def _exchange(self, payload: bytes, timeout: float) -> bytes:
-        ours, theirs = socket.socketpair()
-        with ours:
-            with theirs:
-                self._pass_on(theirs, timeout)
-            ours.settimeout(timeout)
-            ours.sendall(payload)
-            ours.shutdown(socket.SHUT_WR)
-            text = bytearray()
-            while piece := ours.recv(_MESSAGE_MAX):
-                text += piece
-        return bytes(text)
 
     def _pass_on(self, descriptor: socket.socket, timeout: float) -> None:
         end = time.monotonic() + timeout

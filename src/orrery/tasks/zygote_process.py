@@ -8,7 +8,8 @@ Run as `python -P -m orrery.tasks.zygote_process FD`, FD being its end of a SOCK
     core -> zygote   {} with a descriptor: fork a task that finds its request there
     zygote -> core   {"pid", "start", "status"}: a task ended; status is its exit code, negative for a signal
 
-When the core is gone the zygote ends; its tasks go on.
+Tasks may have others forked in the same way, over a connection that they are born with. When the core is gone the
+zygote ends; its tasks go on.
 """
 
 import contextlib
@@ -50,20 +51,22 @@ class _Nursery:
         self._world = world
         self._selector = selectors.DefaultSelector()
         self._selector.register(core, selectors.EVENT_READ)
+        self._tasks, self._for_tasks = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._selector.register(self._tasks, selectors.EVENT_READ)
 
     def run(self) -> None:
         """Until the core is gone."""
         while True:
             for key, _ in self._selector.select():
-                if key.fileobj is self._core:
-                    if not self._serve():
+                if key.fileobj in (self._core, self._tasks):
+                    if not self._serve(key.fileobj):
                         return
                 else:
                     self._bury(key.fd, key.data)
 
-    def _serve(self) -> bool:
+    def _serve(self, asking: socket.socket) -> bool:
         try:
-            message, descriptors, _, _ = socket.recv_fds(self._core, _MESSAGE_MAX, 1, socket.MSG_CMSG_CLOEXEC)
+            message, descriptors, _, _ = socket.recv_fds(asking, _MESSAGE_MAX, 1, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             return False
         if not message:
@@ -83,9 +86,11 @@ class _Nursery:
         if pid == 0:
             self._selector.close()
             self._core.close()
-            os.closerange(3, request)
-            os.closerange(request + 1, _FDS_MAX)
-            become_task(self._world, request)
+            self._tasks.close()
+            kept = sorted((request, self._for_tasks.fileno()))
+            for low, high in zip((2, *kept), (*kept, _FDS_MAX), strict=True):
+                os.closerange(low + 1, high)
+            become_task(self._world, request, self._for_tasks)
         os.close(request)
         identity = process.identity(pid)
         child = _Child(pid, identity.start if identity else 0)
