@@ -47,7 +47,7 @@ def with_libraries(tree: Path) -> Path:
     return tree
 
 
-def seen(lab) -> tuple[int, int]:
+def seen(lab: Lab) -> tuple[int, int]:
     """MiB of memory, and processors."""
     rows = [line.split() for line in lab.out(LIMITED, "/usr/bin/free -m").splitlines()]
     return int(rows[1][1]), int(lab.out(LIMITED, "grep -c ^processor /proc/cpuinfo"))
@@ -100,12 +100,12 @@ def test_busyboxs_init_and_logins_read_what_was_written(lab):
     until("a login on console and tty1", lambda: lab.out(ALPINE, "ps").count("getty 38400") >= 2)
 
 
-def system_state(lab) -> str:
+def system_state(lab: Lab) -> str:
     return lab.run(DEBIAN, "systemctl", "is-system-running").text.strip()
 
 
 @pytest.fixture(scope="module")
-def debian(tmp_path_factory) -> Path:
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A minimal Debian 12 with systemd, built once from the host's mirror."""
     path = tmp_path_factory.mktemp("debian") / "debian.tar"
     packages = "systemd-sysv,systemd-resolved,dbus,ifupdown,iproute2,procps,openssh-server"
