@@ -48,8 +48,9 @@ class Bind:
 class Jail:
     """One child's place. `devices` are names below /dev beyond null, zero, full, random, urandom.
 
-    Without `network` it has an empty network namespace of its own. `tmp_size` is in bytes, 0 for no /tmp. `proc` shows
-    the child its own processes only. `cgroups` are the files that its pid is written to before it is confined.
+    Without `network` it has an empty network namespace of its own. `alone`, it sees no other process and can signal
+    none, whoever its user is; not together with `proc`. `tmp_size` is in bytes, 0 for no /tmp. `proc` shows the child
+    its own processes only. `cgroups` are the files that its pid is written to before it is confined.
     `limits` maps `resource.RLIMIT_*` to one number, soft and hard; what exceeds our own hard limit is lowered to it.
     """
 
@@ -64,6 +65,7 @@ class Jail:
     devices: tuple[str, ...] = ()
     tmp_size: int = _TMP_SIZE
     proc: bool = True
+    alone: bool = False
     cgroups: tuple[Path, ...] = ()
     limits: Mapping[int, int] = field(default_factory=dict)
     nice: int = 0
@@ -87,6 +89,7 @@ class Jail:
             "devices": [*_BASIC_DEVICES, *self.devices],
             "tmp_size": self.tmp_size,
             "proc": self.proc,
+            "alone": self.alone,
         }
 
     def _accounts(self) -> dict[str, str]:

@@ -14,7 +14,7 @@ JSON, made by `orrery.system.jail` and `orrery.system.mounts`:
     cgroups: files to write the own pid to    nice, umask, limits [[resource, limit]]
     view: None, or mounts that only the program sees, see `orrery.system.launch_view`
     jail: None, or {uid, gid, groups, capabilities, network, binds [[source, target, writable, optional]],
-          folders, files {path: text}, links {path: target}, devices [name], tmp_size, proc}
+          folders, files {path: text}, links {path: target}, devices [name], tmp_size, proc, alone}
 
 A failure is reported through the error descriptor as JSON {"step", "errno"}; a successful exec closes it.
 """
@@ -25,6 +25,7 @@ import fcntl
 import json
 import os
 import resource
+import select
 import signal
 import stat
 import struct
@@ -36,6 +37,7 @@ from orrery.system.kernel import (
     CLONE_NEWIPC,
     CLONE_NEWNET,
     CLONE_NEWNS,
+    CLONE_NEWPID,
     LIBC,
     MNT_DETACH,
     MOUNT_ATTR_NODEV,
@@ -111,12 +113,36 @@ def _become(spec: dict[str, Any], error_fd: int) -> None:
             raise StepError("parent is gone", errno.ESRCH)
     os.chdir(spec["cwd"] or "/")
     error_fd = _settle(fds, error_fd)
+    if jail is not None and jail["alone"]:
+        _enter_alone()
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     try:
         os.execve(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606  (replacing this child is its purpose)
     except OSError as error:
         _report(error_fd, f"execute {spec['argv'][0]}", error.errno or errno.EINVAL)
         os._exit(_EXIT_NOT_STARTED)
+
+
+def _enter_alone() -> None:
+    """Go on as the first process of a process namespace, in a child; this process waits for it and ends as it does."""
+    watch, watched = os.pipe2(os.O_CLOEXEC)
+    inner = os.fork()
+    if inner == 0:
+        os.close(watched)
+        call("parent-death signal", LIBC.prctl, _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        poll = select.poll()
+        poll.register(watch, 0)
+        if poll.poll(0):  # hung up: the waiting process is gone, and its number could not tell
+            os._exit(_EXIT_NOT_STARTED)
+        os.close(watch)
+        return
+    os.closerange(0, watched)
+    os.closerange(watched + 1, (1 << 31) - 1)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    code = os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1])
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    os._exit(code & 0xFF if code >= 0 else _EXIT_NOT_STARTED)
 
 
 def default_signals() -> None:
@@ -161,6 +187,7 @@ def _settle(lifted: dict[int, int], error_fd: int) -> int:
 
 def _confine(jail: dict[str, Any]) -> None:
     flags = CLONE_NEWNS | CLONE_NEWIPC | (0 if jail["network"] else CLONE_NEWNET)
+    flags |= CLONE_NEWPID if jail["alone"] else 0  # holds for the next child: see `_enter_alone`
     unshare(flags)
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     trees = [_source(source, writable, optional) for source, _, writable, optional in jail["binds"]]

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What a jailed child sees and may do: tried with real children."""
 
+import contextlib
 import json
 import os
 import resource
+import signal
 import socket
 import statistics
 import sys
@@ -224,3 +226,48 @@ def test_cost_of_a_jail(capsys: pytest.CaptureFixture[str]) -> None:
         )
     assert jailed < 50
     assert launched < 150
+
+
+ALONE = Jail(0, 0, network=False, proc=False, tmp_size=0, alone=True)
+
+
+def test_alone_it_can_signal_nobody(way: str) -> None:
+    """Not even as root: all of its processes are its own. How it ends is told as ever."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    script = 'echo "pid $$"; kill -9 "$1" 2>/dev/null && echo KILLED; kill -9 -1; exit 7'
+    with process_of_root() as victim:
+        child = process.spawn(["sh", "-c", script, "sh", str(victim.pid)], jail=ALONE, stdout=writing)
+        os.close(writing)
+        with os.fdopen(reading) as said:
+            assert said.read() == "pid 1\n"
+        assert process.wait(child, 30)
+        assert process.reap(child) == 7
+        assert process.alive(victim)
+
+
+@contextlib.contextmanager
+def process_of_root() -> Iterator[process.ProcessId]:
+    made = process.spawn(["sleep", "600"])
+    try:
+        yield made
+    finally:
+        process.terminate(made)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_alone_it_ends_with_what_waits_for_it(way: str, number: int) -> None:
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    child = process.spawn(["sh", "-c", "echo begun; sleep 600"], jail=ALONE, stdout=writing)
+    os.close(writing)
+    with os.fdopen(reading) as said:
+        assert said.readline() == "begun\n"
+        process.signal(child, number)
+        assert said.read() == "", "nobody has the pipe any more"
+    assert process.wait(child, 30)
+    assert process.reap(child) == -number
+
+
+def test_alone_what_cannot_start_is_told(way: str, tmp_path: Path) -> None:
+    (tmp_path / "unseen").touch(mode=0o755)
+    with pytest.raises(Failure, match="execute"):
+        process.spawn([tmp_path / "unseen"], jail=ALONE)

@@ -147,6 +147,8 @@ class DirectoryStorage:
     ) -> None:
         """Makes the image from the file `source`. Unless `trusted`, a source that refers to other files is refused."""
         parsed = self._image(volume)
+        if source_format == SUBVOL:
+            raise NotSupported(f"a folder cannot become the image '{volume}'; only its files can be copied")
         if not trusted:
             image.refuse_untrusted(source, source_format)
         with self._making(parsed) as staged:

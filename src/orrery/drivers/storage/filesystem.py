@@ -146,5 +146,13 @@ def _jail(image: Path) -> Jail:
     # The programs want to see that the image is not mounted; in here nothing is, so we look ourselves (`_refuse_used`).
     no_mounts = {"/etc/mtab": ""}
     return Jail(
-        *(0, 0), user="nobody", network=False, binds=(bind,), files=no_mounts, tmp_size=0, proc=False, limits=limits
+        *(0, 0),
+        user="nobody",
+        network=False,
+        binds=(bind,),
+        files=no_mounts,
+        tmp_size=0,
+        proc=False,
+        alone=True,
+        limits=limits,
     )

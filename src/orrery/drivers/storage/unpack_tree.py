@@ -25,7 +25,7 @@ from orrery.drivers.storage import signature, trees, untrusted
 from orrery.drivers.storage.base import Progress
 from orrery.drivers.storage.tarstream import TarFilter
 from orrery.drivers.storage.usage import reserve_of
-from orrery.errors import Failure, NoSpace
+from orrery.errors import Failure, NoSpace, OrreryError
 from orrery.system import files, process
 from orrery.system.jail import Bind, Capability, Jail
 
@@ -98,7 +98,8 @@ def unpack(
             (log or _silent)(f"left out {made.skipped - len(made.notes)} more")
         _sync(tree)
     except BaseException as error:
-        trees.empty(tree, keep=(_MADE_BY_MKE2FS,))
+        with contextlib.suppress(OrreryError):  # what went wrong first is what counts
+            trees.empty(tree, keep=(_MADE_BY_MKE2FS,))
         if isinstance(error, OSError):
             raise files.failure(error, f"unable to unpack '{archive.name}'") from error
         raise
@@ -301,5 +302,6 @@ def _jail(tree: Path) -> Jail:
         binds=(bind,),
         tmp_size=0,
         proc=False,
+        alone=True,
         limits=limits,
     )

@@ -49,7 +49,9 @@ def filter_jail() -> Jail:
 
 def _bare(uid: int, binds: tuple[Bind, ...], limits: Mapping[int, int] | None) -> Jail:
     bounds = {resource.RLIMIT_CORE: 0, resource.RLIMIT_AS: _MEMORY, **(limits or {})}
-    return Jail(uid, _NOBODY, user="nobody", network=False, binds=binds, tmp_size=0, proc=False, limits=bounds)
+    return Jail(
+        uid, _NOBODY, user="nobody", network=False, binds=binds, tmp_size=0, proc=False, alone=True, limits=bounds
+    )
 
 
 def run_jailed(

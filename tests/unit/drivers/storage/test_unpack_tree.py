@@ -291,7 +291,7 @@ def test_sudden_death_takes_the_programs_along(tree: Path, pack: Callable[..., P
     wait_until(lambda: any(tree.iterdir()))
     assert victim.poll() is None
     helpers = [pid for pid in os.listdir("/proc") if pid.isdigit() and shows(pid, tree)]  # noqa: PTH208
-    assert len(helpers) == 1, "tar is the only one that has the tree before it"
+    assert helpers, "nobody has the tree before it"
     victim.kill()
     victim.wait()
     wait_until(lambda: not any(shows(pid, tree) for pid in helpers))
