@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orrery.cli.main import application
-from orrery.errors import AlreadyExists, Failure
+from orrery.errors import AlreadyExists
 
 
 @pytest.fixture
@@ -16,10 +16,11 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_serve(root: Path) -> None:
-    error = CliRunner().invoke(application(["serve"]), ["serve"]).exception
-    assert isinstance(error, Failure)
-    assert str(root / "etc/node.json") in error.message
+def test_serve(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    become: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda program, words: become.append(words))
+    assert CliRunner().invoke(application(["serve"]), ["serve"]).exit_code == 0
+    assert [words[-2] for words in become] == [str(root)]
 
 
 def test_init(root: Path) -> None:
