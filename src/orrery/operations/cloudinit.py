@@ -32,6 +32,7 @@ from orrery.store.guests import read_guest
 from orrery.system import files
 from orrery.tasks.operation import TaskHandle
 from orrery.tasks.registry import operation
+from orrery.tasks.revert import Log, undo
 
 SECTIONS: Final[tuple[Section, ...]] = get_args(Section)
 LONGEST_FILE: Final = 1 << 20
@@ -110,6 +111,12 @@ def _note(vmid: int) -> str:
 def forget(ctx: NodeContext, vmid: int) -> None:
     """Drops the note of a machine that goes."""
     ctx.store.delete(_note(vmid))
+
+
+@undo("cloudinit.forget")
+def forget_again(ctx: NodeContext, log: Log, *, vmid: int) -> None:
+    """Drops the note of a machine that did not come to be."""
+    forget(ctx, vmid)
 
 
 def noted(store: Store, vmid: int) -> dict[str, str] | None:

@@ -61,6 +61,7 @@ class CreateMachine:
         enter_pool(ctx, task, self.vmid, self.pool)
         task.step("configuration")
         config = GuestConfig(options=options)
+        task.before("cloudinit.forget", vmid=self.vmid)
         refresh(ctx, task, self.vmid, config, always=True)
         write_guest(ctx.store, replace(reserved, config=config), revision)
         task.commit()
