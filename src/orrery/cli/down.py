@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import typer
@@ -49,7 +49,12 @@ def command(
     end_tasks(paths)
     ctx = open_context(paths, name)
     problems: list[OrreryError] = []
-    for step in (lambda: end_guests(ctx, timeout), LxcfsService(paths).stop, lambda: remove_network(ctx)):
+    steps: list[Callable[[], None]] = [
+        lambda: end_guests(ctx, timeout),
+        LxcfsService(paths).stop,
+        lambda: remove_network(ctx),
+    ]
+    for step in steps:
         try:
             step()
         except OrreryError as error:  # such as a disk that cannot be written to: the rest can be ended all the same
