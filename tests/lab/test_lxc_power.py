@@ -78,6 +78,7 @@ def test_its_system_ends_and_starts_again_when_asked(lxc: Lab) -> None:
     until("another first process", lambda: lxc.driver.init_pid(100) not in (None, first))
     assert lxc.driver.find(100) == monitor
     until("it answers", lambda: lxc.run(100, "true").returncode == 0)
+    assert lxc.out(100, "nproc") == "1"  # its limits are there again
     first = lxc.driver.init_pid(100)
     lxc.run(100, "reboot")  # from inside
     until("another first process", lambda: lxc.driver.init_pid(100) not in (None, first))
@@ -154,6 +155,18 @@ def test_an_init_that_ends_at_once_is_told_and_leaves_nothing(lxc: Lab, script: 
         lxc.start(100, lxc.folder_root(100))
     assert reason in told.value.message
     assert lxc.traces() == []
+
+
+def test_its_logs_do_not_grow_for_ever(lxc: Lab) -> None:
+    lxc.start(100)
+    lxc.out(100, "yes a-line-of-the-console | head -c 3000000 >/dev/console")
+    folder = lxc.driver.folder(100)
+    until("the console is read", lambda: "a-line" in lxc.driver.last_words(100))
+    assert (folder / "console.log").stat().st_size <= 256 << 10
+    for name in ("lxc.log", "lxc.err"):
+        (folder / name).write_bytes(b"x" * (1 << 20))
+    lxc.out(100, "true")
+    assert all((folder / name).stat().st_size < 1 << 20 for name in ("lxc.log", "lxc.err"))
 
 
 def test_a_program_of_ones_own(lxc: Lab) -> None:

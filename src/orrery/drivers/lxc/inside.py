@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What is done inside a running container: programs, signals to its first process, a look at its network."""
 
+import contextlib
+import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from orrery.drivers.lxc.config import CONFIG_FILE
+from orrery.drivers.lxc.config import CONFIG_FILE, ERRORS_FILE, LOG_FILE
 from orrery.drivers.lxc.plan import STAGE
 from orrery.errors import Failure
 from orrery.system import cgroup, livemounts, netlink, process
@@ -18,6 +20,7 @@ Wish = Literal["stop", "reboot"]
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ASK_SECONDS: Final = 20.0
+_MOST_LOG: Final = 1 << 18
 
 # systemd(1): signals; 34 is the first real-time signal that the C library leaves to programs.
 _SYSTEMD: Final = {"stop": 34 + 3, "reboot": 34 + 5}
@@ -69,6 +72,8 @@ def entering(
     user: tuple[int, int] | None = None,
 ) -> list[str]:
     """The command line that runs a program in a container; see `execute`."""
+    for name in (LOG_FILE, ERRORS_FILE):
+        _trim(paths.guest_run(vmid) / name)
     command = tool(vmid, paths, monitor, "lxc-attach")
     command += ["-f", str(paths.guest_run(vmid) / CONFIG_FILE), "-q", "-o", "none", "--clear-env"]
     for name, value in {"PATH": _PATH, "TERM": "linux", "HOME": "/root", **(env or {})}.items():
@@ -76,6 +81,13 @@ def entering(
     if user is not None:
         command += ["-u", str(user[0]), "-g", str(user[1])]
     return [*command, "--", *argv]
+
+
+def _trim(path: Path) -> None:
+    """Empty a log of the monitor's that has grown: it writes a line there for each program, for as long as it runs."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_size > _MOST_LOG:
+            os.truncate(path, 0)
 
 
 def tool(vmid: int, paths: Paths, monitor: ProcessId, program: str) -> list[str]:

@@ -25,7 +25,6 @@ from orrery.system.mounts import DeviceNode, DeviceNodes, Folder, Memory, Mount,
 from orrery.system.paths import Paths
 from orrery.system.process import ProcessId
 
-ERRORS_FILE: Final = "lxc.err"
 READY_SECONDS: Final = 60.0
 
 _NO_PROGRAMS: Final = "/nonexistent"
@@ -102,7 +101,7 @@ def _spawn(plan: ContainerPlan, monitor: Group) -> ProcessId:
     argv = ["lxc-start", "-F", "-n", str(plan.vmid), "-P", str(plan.lxcpath)]
     argv += ["-f", str(plan.folder / config.CONFIG_FILE), *(["--", *plan.init] if plan.init else [])]
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
-    errors = os.open(plan.folder / ERRORS_FILE, flags, 0o600)
+    errors = os.open(plan.folder / config.ERRORS_FILE, flags, 0o600)
     try:
         return process.spawn(
             argv,
@@ -153,17 +152,30 @@ def owned(node: DeviceNode, ids: IdMap | None) -> DeviceNode:
 
 def _await_start(plan: ContainerPlan, monitor: ProcessId, patience: float, log: Log) -> None:
     end_of_patience = time.monotonic() + patience
-    while init_pid(monitor) is None or not _has_begun(monitor):
+    while not _has_begun(monitor):
         if process.wait(monitor, _POLL):
-            raise Failure(f"start failed: {_reason(plan, monitor)}")
+            _explain_end(plan, monitor, log)
+            return
         if time.monotonic() > end_of_patience:
             raise Failure(f"start failed: the container was not running after {patience:g} seconds")
     if process.wait(monitor, _SETTLE_SECONDS):
-        code = process.reap(monitor)
-        if plan.init is not None and code == 0:
-            log(f"'{plan.init[0]}' has done its work and ended")
-            return
-        raise Failure(f"start failed: the container's first process ended at once: {_reason(plan, monitor, code)}")
+        _explain_end(plan, monitor, log)
+
+
+def _explain_end(plan: ContainerPlan, monitor: ProcessId, log: Log) -> None:
+    """The monitor has ended at once. Raises Failure with LXC's words, else those of the console.
+
+    A program of the user's own may have done its work.
+    """
+    code = process.reap(monitor)
+    if plan.init is not None and code == 0:
+        log(f"'{plan.init[0]}' has done its work and ended")
+        return
+    found = [match[1].strip() for match in map(_LOGGED.search, _tail(plan.folder / config.LOG_FILE)) if match]
+    if reasons := [text for text in found if not any(noise in text for noise in _NOISE)][:3]:
+        raise Failure(f"start failed: {'; '.join(reasons)}")
+    reason = said(plan.folder) or ("it gave no reason" if code is None else f"exit code {code}")
+    raise Failure(f"start failed: the container's first process ended at once: {reason}")
 
 
 def _has_begun(monitor: ProcessId) -> bool:
@@ -192,18 +204,9 @@ def init_pid(monitor: ProcessId) -> int | None:
     return None
 
 
-def _reason(plan: ContainerPlan, monitor: ProcessId, code: int | None = None) -> str:
-    """Why it ended, in LXC's own words, else in those of the container's console."""
-    code = process.reap(monitor) if code is None else code
-    found = [match[1].strip() for match in map(_LOGGED.search, _tail(plan.folder / config.LOG_FILE)) if match]
-    found = [text for text in found if not any(noise in text for noise in _NOISE)]
-    found = found[:3] or [said(plan.folder)]
-    return "; ".join(filter(None, found)) or ("no reason was given" if code is None else f"exit code {code}")
-
-
 def said(folder: Path) -> str:
     """The last lines of a container's console, or of its monitor."""
-    lines = _tail(folder / config.CONSOLE_FILE) or _tail(folder / ERRORS_FILE)
+    lines = _tail(folder / config.CONSOLE_FILE) or _tail(folder / config.ERRORS_FILE)
     return " / ".join(line.strip() for line in lines[-3:] if line.strip())
 
 
