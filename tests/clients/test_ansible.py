@@ -240,3 +240,25 @@ def test_a_machine_is_removed(play: Play, node: Node, vmid: int, played: dict[st
 def test_a_machine_that_cannot_be_made_says_why(play: Play, node: Node) -> None:
     with pytest.raises(AssertionError, match="storage 'nowhere' does not exist"):
         play("guest.yml", vmid=node.next_vmid(), disk="nowhere:import/none.qcow2")
+
+
+# --- a container
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHz1l2Dc5H1OIA0+IgkQCY4ppgSQf8Mk0l2S4l3JkfXm anna@laptop"
+
+
+def test_a_container_is_made_changed_and_removed(play: Play, node: Node, template: str) -> None:
+    vmid = node.next_vmid()
+    variables = {"vmid": vmid, "template": template, "key": KEY}
+    first = play("container.yml", **variables)
+    assert changed(first) == ["pool", "create", "start"]
+    config = node.api.get(f"{node.path}/lxc/{vmid}/config")
+    assert (config["tags"], config["onboot"], config["hostname"]) == ("ansible;test", 0, "contained")
+    assert (config["features"], config["unprivileged"], config["nameserver"]) == ("nesting=1", 1, "10.9.9.9")
+    (told,) = first["look"]["proxmox_vms"]
+    assert (told["id"], told["status"], told["type"]) == (f"lxc/{vmid}", "running", "lxc")
+    assert {card["name"] for card in told["network"]} == {"lo", "eth0"}
+    assert changed(play("container.yml", **variables)) == []
+    last = play("container_change.yml", vmid=vmid)
+    assert changed(last) == ["update", "restart", "stop", "remove", "pool"]
+    assert node.api.get(f"{node.path}/storage/local/content", vmid=vmid) == []

@@ -18,5 +18,12 @@ def _row(option: Option) -> OptionRow:
     def canonical(text: str) -> str:
         return option.canonical(text, option.base)
 
-    raw = option.name in LISTED_BY_NUL
-    return OptionRow(option.name, option.rule, canonical, option.count, option.support == "yes", raw=raw)
+    return OptionRow(
+        option.name,
+        option.rule,
+        canonical,
+        option.count,
+        option.support == "yes",
+        listed=(option.rule.format or "").endswith("-list"),
+        raw=option.name in LISTED_BY_NUL,
+    )

@@ -54,6 +54,13 @@ def test_faults_name_the_option() -> None:
     assert refused.value.errors["net0"].startswith("invalid format - ")
 
 
+def test_lists_may_be_repeated_parameters() -> None:
+    p = Create.from_wire({"node": "n", "vmid": "100", "tags": ["b", "a"]})
+    assert p.options() == {"tags": "b;a"}
+    with pytest.raises(ParameterError):
+        Create.from_wire({"node": "n", "vmid": "100", "name": ["b", "a"]})
+
+
 def test_a_container_has_its_own_options() -> None:
     create: Any = guest_params("CreateContainer", Extras, CONTAINER_OPTIONS)
     assert set(CONTAINER_OPTIONS) | {"node", "vmid", "start"} == set(create.declared())
