@@ -15,7 +15,7 @@ import pytest
 from tests.node import netns
 from tests.node.harness import BOOT_SECONDS, Node, eventually
 from tests.unit.drivers.images.imagesite import OciImage, entry, folder, image_server, symlink, tar
-from tests.unit.drivers.storage.test_fetch import serving
+from tests.unit.drivers.storage.test_fetch import Answer, serving
 from tests.unit.operations.test_image_pull import ALPINE, ALPINE_BASE, ALPINE_DATA, alpine_pages
 from tests.unit.operations.test_volume import Node as ImagesNode
 from tests.unit.operations.test_volume import node as images_node
@@ -76,7 +76,7 @@ def test_a_download_that_is_ended(node: Node, way: str) -> None:
 @pytest.mark.parametrize("way", ["cancel", "kill"])
 def test_a_build_that_is_ended(node: Node, way: str) -> None:
     """The mirror answers nothing, so the build hangs until it is ended, and its namespaces end with it."""
-    pages = {f"/debian/dists/{suite}/InRelease": stuck for suite in ("bookworm", "bookworm-updates")}
+    pages: dict[str, Answer] = {f"/debian/dists/{suite}/InRelease": stuck for suite in ("bookworm", "bookworm-updates")}
     with serving(pages) as site:
         node.root.put("/cluster/images", mirrors=f"http://deb.debian.org/={site.url}/")
         upid = node.api.post(f"{node.path}/images", image="debian-12", storage="local")

@@ -81,6 +81,18 @@ class PullImage:
 
 @operation
 @dataclass(frozen=True)
+class DownloadTemplate(PullImage):
+    """The same by the word that clients of the compatible API know for the fetching of templates."""
+
+    kind: ClassVar[str] = "download"
+    registered_as: ClassVar[str] = "template"
+
+    def subject(self) -> str:
+        return self.volume.rpartition("/")[2]
+
+
+@operation
+@dataclass(frozen=True)
 class RemoveImage:
     """Removes an image and what is known of it. Guests that were made from it have copies."""
 

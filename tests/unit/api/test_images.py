@@ -78,6 +78,7 @@ def test_fetching_and_removing(admin: Wire, ends: dict[str, str]) -> None:
     with serving(alpine_pages()) as site:
         assert admin.put("/cluster/images", mirrors=f"https://dl-cdn.alpinelinux.org/={site.url}/").status == 200
         upid = admin.post(f"/nodes/{NODE}/aplinfo", storage="local", template=TEMPLATE).data
+        assert upid.split(":")[5:7] == ["download", TEMPLATE]
         assert ends[upid] == "OK"
         assert rows(admin)["alpine-3.22", "container"]["state"] == "fetched"
         newer = ALPINE_DATA + b"x"
@@ -107,6 +108,16 @@ def test_oci_methods(admin: Wire, ends: dict[str, str]) -> None:
         assert (without.status, list(without.errors)) == (400, ["reference"])
     found = {row["volid"] for row in admin.get(IMAGES).data if row["source"] == "oci"}
     assert found == {"local:vztmpl/app_1.tar", "local:vztmpl/other.tar"}
+
+
+def test_an_archive_becomes_a_template(admin: Wire, services: Services, ends: dict[str, str]) -> None:
+    driver = services.context.storages.get("local")
+    driver.activate()
+    driver.path("vztmpl/up.tar").write_bytes(OciImage(tar(entry("app", b"x")), run={"Cmd": ["/app"]}).archive())
+    upid = admin.post(IMAGES, image="local:vztmpl/up.tar", storage="local").data
+    assert ends[upid] == "OK"
+    (row,) = [row for row in admin.get(IMAGES).data if row["source"] == "oci"]
+    assert row["volid"] == "local:vztmpl/up_root.tar"
 
 
 @pytest.mark.parametrize(

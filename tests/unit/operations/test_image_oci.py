@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.unit.drivers.images.imagesite import OciImage, entry, folder, sha256, tar
-from tests.unit.drivers.storage.test_fetch import Answer, Site, page, serving
+from tests.unit.drivers.storage.test_fetch import Answer, Site, page, redirect, serving
 from tests.unit.operations.test_image_pull import configure
 from tests.unit.operations.test_volume import Node, node
 
@@ -101,6 +101,19 @@ def test_a_registry_that_wants_a_token(node: Node) -> None:
         task = node.run(pull(node, site))
     assert "etc/passwd" in members(node)
     assert "s3cret" not in "\n".join(task.lines)
+
+
+def test_the_token_stays_with_the_registry(node: Node) -> None:
+    """Registries send to other servers for layers; these get no token of theirs."""
+    image = OciImage(BASE)
+    digest = image.manifest["layers"][0]["digest"]
+    with serving({"/layer": page(image.blobs[digest])}) as store, serving({}) as site:
+        pages = image.pages("team/app", "1") | {f"/v2/team/app/blobs/{digest}": redirect(f"{store.url}/layer")}
+        site.pages = with_token(pages, site.url)
+        node.run(pull(node, site))
+        ((_, headers),) = store.seen
+    assert "authorization" not in headers
+    assert "etc/passwd" in members(node)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ class Node:
 
     def run(self, operation: Any, *, stop: bool = False) -> Task:
         """Carries out an operation as a task would, through JSON and with its undo."""
-        operation = registry.decode(operation.kind, registry.encode(operation))
+        operation = registry.decode(registry.name_of(operation), registry.encode(operation))
         task = Task(stop=stop)
         operation.check(self.ctx)
         self.task = task

@@ -14,7 +14,8 @@ from orrery.api.routes.images import TEMPLATES, fetching, parse_reference
 from orrery.drivers.images.registry import Registry
 from orrery.errors import NotFound, ParameterError
 from orrery.model.images import ARCHITECTURE, CATALOGUE, ImageEntry
-from orrery.operations.image_records import entries
+from orrery.operations.image_pull import DownloadTemplate
+from orrery.operations.image_records import entries, required_entry
 from orrery.operations.image_workshop import Web
 
 APLINFO: Final = "/nodes/{node}/aplinfo"
@@ -75,7 +76,8 @@ def fetch_template(call: Call, p: FetchTemplate) -> Any:
     names = {entry.filename for entry in CATALOGUE if entry.kind == "container"}
     if p.template not in names and not _served(call, p.template):
         raise ParameterError({"template": f"no such template '{p.template}'"})
-    return call.start(fetching(call, p.template, "container", p.storage, force=False))
+    entry = required_entry(call.services.context, p.template, "container")
+    return call.start(DownloadTemplate(p.storage, entry.alias, entry.kind, entry.volume))
 
 
 def _served(call: Call, template: str) -> bool:
