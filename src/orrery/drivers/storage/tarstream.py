@@ -60,6 +60,7 @@ class TarFilter:
     """
 
     limit: int | None = None
+    max_id: int | None = MAX_ID
     entries: int = 0
     size: int = 0
     notes: list[str] = field(default_factory=list)
@@ -117,12 +118,12 @@ class TarFilter:
 
     def _keeps(self, head: _Head) -> bool:
         self.entries += 1
-        if self.entries > MAX_ENTRIES:
+        if self.limit is not None and self.entries > MAX_ENTRIES:
             raise Failure(f"the archive holds more than {MAX_ENTRIES} files")
-        if head.uid > MAX_ID or head.gid > MAX_ID:
+        if self.max_id is not None and max(head.uid, head.gid) > self.max_id:
             raise Failure(
                 f"the archive is refused: '{_shown(head.name)}' belongs to user {head.uid} and group {head.gid}, "
-                f"but containers have ids up to {MAX_ID} only"
+                f"but containers have ids up to {self.max_id} only"
             )
         if head.kind in _DEVICES:
             self._leave_out(head, "is a device, which containers get otherwise")
