@@ -247,8 +247,8 @@ def move(ctx: NodeContext, task: TaskHandle, vmid: int, key: str, target: str, f
     old = str(before.volume)
     task.before("guest.drop_volume", vmid=vmid, volume=old)
     stored = put(ctx, stored, stored.record.config.with_options({key: text}))
-    task.commit()
     drop_volume(ctx, task.log, vmid=vmid, volume=old)
+    task.commit()
     refresh(ctx, task, vmid, stored.record.config, always=True)
 
 

@@ -83,10 +83,12 @@ class ChangeMachine:
                 task.log(f"cannot delete '{key}' - not set in current configuration")
         task.step("pending")
         lost = lost_media(self.vmid, stored.record.config, config)
+        for volume in lost:
+            task.before("guest.drop_volume", vmid=self.vmid, volume=volume)
         stored = put(ctx, stored, config)
-        task.commit()
         for volume in lost:
             drop_volume(ctx, task.log, vmid=self.vmid, volume=volume)
+        task.commit()
         running = ctx.machines.find(self.vmid) is not None
         if not running:
             apply_all(ctx, task, stored)
