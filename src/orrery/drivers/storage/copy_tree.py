@@ -20,7 +20,7 @@ _TAR: Final = (
 )
 
 
-def copy_tree(old: Path, new: Path, log: Callable[[str], None] | None = None) -> None:
+def copy_tree(old: Path, new: Path, *, log: Callable[[str], None] | None = None) -> None:
     """Copies all that lies in the folder `old` into the empty folder `new`. `log` is told what is left out.
 
     Raises `NoSpace` or `Failure`; then what has been copied is still there.

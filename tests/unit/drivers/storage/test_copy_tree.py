@@ -75,7 +75,7 @@ def test_what_is_no_file_is_left_behind(old: Path, new: Path) -> None:
             os.chdir(before)
     (old / "file").write_bytes(b"x")
     notes: list[str] = []
-    copy_tree(old, new, notes.append)
+    copy_tree(old, new, log=notes.append)
     assert sorted(path.name for path in new.iterdir()) == ["file", "pipe"]
     assert notes == ["left out './disk': it is a device, which containers get otherwise"]
 
