@@ -14,12 +14,14 @@ from tests.unit.api.wire import Answer, Wire
 from tests.unit.drivers.storage.test_fetch import page, serving
 from tests.unit.operations.test_volume import Task
 
+from orrery.api.routes import storage_content
 from orrery.api.services import Services
 from orrery.drivers.storage.registry import StorageRegistry
 from orrery.drivers.storage.usage import StorageUsageCache
 from orrery.errors import OrreryError
 from orrery.tasks import registry as operations
 from orrery.tasks import revert
+from orrery.tasks.journal import Journal
 
 MIB = 1 << 20
 LOCAL = f"/nodes/{NODE}/storage/local"
@@ -34,7 +36,7 @@ class InlineRunner:
         self.ends: dict[str, str] = {}
 
     def start(self, operation: Any, identity: Any) -> str:
-        operation = operations.decode(operation.kind, operations.encode(operation))
+        operation = operations.decode(operations.name_of(operation), operations.encode(operation))
         upid = f"UPID:{NODE}:00000001:00000001:{len(self.ends):08X}:{operation.kind}:{operation.subject()}:{identity}:"
         task = Task()
         try:
@@ -58,7 +60,8 @@ def services(services: Services) -> Services:
     runner.ctx = SimpleNamespace(paths=services.paths, node=NODE, store=services.store, storages=storages)
     collector: Any = SimpleNamespace(storages=StorageUsageCache(storages), facts=[])
     collector.storages.refresh()
-    parts: dict[str, Any] = {"runner": runner, "context": runner.ctx, "collector": collector}
+    journal = Journal(services.paths.tasks_db, services.paths.task_logs)
+    parts: dict[str, Any] = {"runner": runner, "context": runner.ctx, "collector": collector, "journal": journal}
     return dataclasses.replace(services, **parts)
 
 
@@ -293,6 +296,19 @@ def test_allocate_list_read_delete(admin: Wire, ends: dict[str, str], everything
     assert ":imgdel:100@local:admin@pve:" in upid
     assert ends[upid] == "OK"
     assert everything() == set()
+
+
+def test_a_guest_that_is_worked_on_gets_no_disk_meanwhile(
+    admin: Wire, services: Services, everything: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_content, "LOCK_SECONDS", 0.05)
+    wanted = {"filename": "vm-100-disk-0.raw", "size": "1M", "vmid": 100}
+    with services.journal.locked("guest/100"):
+        answer = admin.post(f"{LOCAL}/content", **wanted)
+    assert answer.status == 500
+    assert "lock" in answer.reason
+    assert everything() == set()
+    assert admin.post(f"{LOCAL}/content", **wanted).status == 200
 
 
 @pytest.mark.parametrize(

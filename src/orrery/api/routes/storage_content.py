@@ -16,10 +16,12 @@ from orrery.drivers.storage.base import StorageDriver, VolumeInfo
 from orrery.drivers.storage.registry import require_content
 from orrery.errors import Failure, NotSupported, ParameterError
 from orrery.model.volume import IMAGE_FORMATS, ParsedVolume, VolumeId, content_for, image_name, parse_volname
+from orrery.operations.guest_lock import guest_lock
 from orrery.operations.volume import CopyVolume, DeleteVolume
 
 CONTENT = "/nodes/{node}/storage/{storage}/content"
 VOLUME = CONTENT + "/{volume}"
+LOCK_SECONDS: Final = 10.0
 _UNITS: Final = {"": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _PROTECTED_BY_USERS: Final = 5
 
@@ -105,9 +107,11 @@ def allocate(call: Call, p: Allocate) -> str:
     name = _new_image(driver, p)
     kinds = {guest.vmid: guest.kind for guest in call.services.collector.facts}
     require_content(driver, content_for(parse_volname(name), kinds.get(p.vmid)))
-    driver.activate()
     number, unit = (p.size[:-1], p.size[-1]) if p.size[-1] in "MG" else (p.size, "")
-    driver.allocate(name, int(number) * _UNITS[unit])
+    # Whoever works on the guest may just be choosing the same name, or removing all that is the guest's.
+    with call.services.journal.locked(guest_lock(p.vmid), wait=LOCK_SECONDS):
+        driver.activate()
+        driver.allocate(name, int(number) * _UNITS[unit])
     return f"{p.storage}:{name}"
 
 
