@@ -252,8 +252,6 @@ def _context(seed: Seed, instance: str, custom: Mapping[Section, bytes]) -> dict
         values["SSH_PUBLIC_KEY"] = "\n".join(seed.keys)
     if seed.search:
         values["SEARCH_DOMAIN"] = " ".join(seed.search)
-    if seed.nameservers:
-        values["DNS"] = " ".join(seed.nameservers)
     for card in seed.cards:
         values |= {f"ETH{card.index}_{name}": text for name, text in _card_variables(seed, card).items()}
     values["USER_DATA_ENCODING"] = "base64"
