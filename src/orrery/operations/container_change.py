@@ -83,3 +83,5 @@ class ChangeContainer:
             apply_all(ctx, task, stored)
         else:
             apply_hot(ctx, task, stored, apply_live)
+            if read_guest(ctx.store, self.vmid, kind="lxc", node=ctx.node).record.config.has_pending():
+                ctx.containers.restart_afresh(self.vmid)  # so that a restart from inside is a next start too

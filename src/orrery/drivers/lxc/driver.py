@@ -5,6 +5,7 @@ Mounts and interfaces come in as plain arguments; the driver knows neither stora
 whoever started them: every method finds them anew by their record.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -291,7 +292,8 @@ class LxcDriver:
 
         Every change of mounts, cards and devices says so by itself.
         """
-        (self.folder(vmid) / CHANGED_FILE).touch(mode=0o600)
+        with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
+            (self.folder(vmid) / CHANGED_FILE).touch(mode=0o600)
 
     def take_restart(self, vmid: int) -> bool:
         """Whether a container that has ended did so to be started anew (`restart_afresh`); told once."""
