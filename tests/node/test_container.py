@@ -291,6 +291,15 @@ def test_a_volume_moves_to_another_storage_and_container(node: Node, stopped: Co
         node.root.delete("/storage/second")
 
 
+def test_what_a_template_has_at_a_mount_point_is_on_its_volume(node: Node, template: str) -> None:
+    made = node.container(template, start=True, mp0="local:0.0625,mp=/usr/lib", mp1="local:0,mp=/srv/new")
+    mounted = made.inside("cat", "/proc/mounts")
+    assert " /usr/lib ext4 " in mounted
+    assert "boot" in made.inside("ls", "/usr/lib/guest").split()
+    assert made.inside("ls", "-A", "/srv/new") == ""
+    made.destroy()
+
+
 # --- its end
 
 

@@ -4,6 +4,7 @@
 Last of all the configuration is written whole.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import ClassVar
 
 from orrery.drivers.lxc.setup import detect
 from orrery.drivers.lxc.tree import Tree
+from orrery.drivers.storage.copy_tree import copy_tree
 from orrery.drivers.storage.unpack_tree import unpack
 from orrery.errors import NotFound, NotSupported, OrreryError, ParameterError
 from orrery.model.container_options import CONTAINER_OPTIONS
@@ -23,6 +25,7 @@ from orrery.operations.container_mounts import (
     mounted,
     names_volume,
     own_mounts,
+    place_of,
     read_mount,
 )
 from orrery.operations.container_power import StartContainer
@@ -31,6 +34,8 @@ from orrery.operations.context import NodeContext
 from orrery.operations.guest_lock import guest_lock
 from orrery.operations.guest_number import check_new, enter_pool, new_mac, reserve
 from orrery.store.guests import write_guest
+from orrery.system import kernel, mounts
+from orrery.system.mounts import ContainerMount, Folder
 from orrery.tasks.operation import TaskHandle
 from orrery.tasks.registry import operation
 
@@ -115,6 +120,9 @@ class CreateContainer:
             unpack(archive, root, None, lambda done, total: task.progress(done, total, "bytes", "unpack"), task.log)
             if whole == root_alone:
                 return self._furnish(task, config, root)
+            for mount in whole.values():
+                if mount.target != "/":
+                    distribute(ctx, task, root, mount)
         with mounted(ctx, whole) as root:
             return self._furnish(task, config, root)
 
@@ -127,6 +135,25 @@ class CreateContainer:
         setup = wishes(self.vmid, config, fresh=True, password_hash=self.password_hash, keys=self.ssh_keys)
         write_inside(root, setup, task.warn)
         return config
+
+
+def distribute(ctx: NodeContext, task: TaskHandle, root: Path, mount: ContainerMount) -> None:
+    """Copies what the template has where a volume will be mounted into that volume; for use within `mounted`."""
+    with Tree(root) as tree:
+        if not tree.is_dir(mount.target) or not tree.list(mount.target):
+            return
+    task.log(f"{mount.key}: copying what the template has in '{mount.target}'")
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        held = kernel.open_inside(top, mount.target, os.O_PATH | os.O_DIRECTORY)
+        try:
+            part = Folder(Path(f"/proc/self/fd/{held}"), recursive=False)
+            old = mounts.assemble({"rootfs": ContainerMount("rootfs", part)}, place_of(ctx, "old"))
+        finally:
+            os.close(held)
+    finally:
+        os.close(top)
+    copy_tree(old, mounts.assemble({"rootfs": ContainerMount("rootfs", mount.source)}, place_of(ctx, "new")))
 
 
 def check_template(ctx: NodeContext, volume: str) -> None:

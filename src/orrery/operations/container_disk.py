@@ -14,7 +14,14 @@ from orrery.model.container_devices import MountPoint
 from orrery.model.disksize import format_size, parse_resize
 from orrery.model.guest import GuestConfig
 from orrery.model.volume import SUBVOL
-from orrery.operations.container_mounts import container_mount, final_text, names_volume, read_mount, volume_format
+from orrery.operations.container_mounts import (
+    container_mount,
+    final_text,
+    names_volume,
+    place_of,
+    read_mount,
+    volume_format,
+)
 from orrery.operations.container_power import ContainerVerb
 from orrery.operations.context import NodeContext
 from orrery.operations.drives import drop_volume, owned_volumes, undone_unless_taken
@@ -271,9 +278,7 @@ def copy_contents(ctx: NodeContext, old: LoopImage | Folder, new: LoopImage | Fo
     for image in images:
         if not livemounts.wait_unused(image):
             raise Failure(f"'{image.name}' is in use")
-    places = [ctx.paths.tree_run / name for name in ("old", "new")]
-    for place in places:
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    places = [place_of(ctx, name) for name in ("old", "new")]
     try:
         with mounts.aside():
             for source, place in zip((old, new), places, strict=True):

@@ -175,6 +175,13 @@ def is_upon(place: str, mp: str) -> bool:
     return mp == "/" or f"{place}/".startswith(f"{mp.rstrip('/')}/") or mp.startswith(f"{place}/")
 
 
+def place_of(ctx: NodeContext, name: str) -> Path:
+    """An empty folder, upon which something may be mounted within `mounts.aside`."""
+    place = ctx.paths.tree_run / name
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return place
+
+
 @contextlib.contextmanager
 def mounted(ctx: NodeContext, wanted: Mapping[str, ContainerMount]) -> Iterator[Path]:
     """The tree of a container that does not run, seen by this task and the programs that it starts in the block.
@@ -185,10 +192,9 @@ def mounted(ctx: NodeContext, wanted: Mapping[str, ContainerMount]) -> Iterator[
     for image in images:
         if not livemounts.wait_unused(image):
             raise Failure(f"'{image.name}' is in use")
-    ctx.paths.tree_run.mkdir(mode=0o700, exist_ok=True)
     try:
         with mounts.aside():
-            yield mounts.assemble(wanted, ctx.paths.tree_run)
+            yield mounts.assemble(wanted, place_of(ctx, "root"))
     finally:
         for image in images:
             livemounts.wait_unused(image)
