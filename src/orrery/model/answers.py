@@ -18,10 +18,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 from xml.etree import ElementTree
 
-import yaml
-
 from orrery.model.cloudinit import is_public_key
-from orrery.model.cloudinit_formats import HEADER, Medium
+from orrery.model.cloudinit_formats import HEADER, Medium, yaml_text
 
 System = Literal["debian", "ubuntu", "windows"]
 SYSTEMS: Final[tuple[System, ...]] = ("debian", "ubuntu", "windows")
@@ -196,8 +194,7 @@ def autoinstall(answers: Answers) -> bytes:
     }
     if answers.domain:
         section["user-data"] = {"fqdn": f"{answers.hostname}.{answers.domain}"}
-    text = yaml.safe_dump({"autoinstall": section}, allow_unicode=True, sort_keys=False, width=1 << 20)
-    return (HEADER + str(text)).encode()
+    return (HEADER + yaml_text({"autoinstall": section})).encode()
 
 
 # --- Windows

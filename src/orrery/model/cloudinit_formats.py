@@ -290,9 +290,13 @@ def _quoted(text: str) -> str:
 # --- documents
 
 
+def yaml_text(document: object) -> str:
+    """A document in YAML, in ASCII alone: line breaks such as U+0085 get lost when they stand for themselves."""
+    return str(yaml.safe_dump(document, sort_keys=False, default_flow_style=False, width=1 << 20))
+
+
 def _yaml(document: object) -> bytes:
-    text = yaml.safe_dump(document, allow_unicode=True, sort_keys=False, default_flow_style=False, width=1 << 20)
-    return str(text).encode(errors="replace")
+    return yaml_text(document).encode()
 
 
 def _json(document: object) -> bytes:

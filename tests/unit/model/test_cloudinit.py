@@ -206,7 +206,25 @@ TEXTS = st.text(st.characters(codec="utf-8"), max_size=60)
 HOSTILE = st.one_of(
     TEXTS,
     st.sampled_from(
-        ["yes", "null", "~", "012", "1e3", "!!python/object", "- a", "a: b", "'", '"', "#", "\n---\n", "🦉", "%"]
+        [
+            "yes",
+            "null",
+            "~",
+            "012",
+            "1e3",
+            "!!python/object",
+            "- a",
+            "a: b",
+            "'",
+            '"',
+            "#",
+            "\n---\n",
+            "🦉",
+            "a\x85b",
+            "\u2028",
+            "\ufeff",
+            "%",
+        ]
     ),
 )
 
