@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import pytest
 from proxmoxer import AuthenticationError, ProxmoxAPI, ResourceException
@@ -320,6 +321,27 @@ def first_address(machine: Any) -> str | None:
 
 
 # --- errors as the library shows them
+
+
+def test_cloud_init(pve: ProxmoxAPI, node: Node, ended: Callable[..., Any]) -> None:
+    """What a machine is told, in the words of the library's examples."""
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHz1l2Dc5H1OIA0+IgkQCY4ppgSQf8Mk0l2S4l3JkfXm anna+1@laptop"
+    vmid = node.next_vmid()
+    told = {"ciuser": "anna", "cipassword": "secret", "ipconfig0": "ip=192.0.2.5/24,gw=192.0.2.1"}
+    machines = pve.nodes(node.name).qemu
+    ended(machines.post(vmid=vmid, memory=64, ide2="local:cloudinit", sshkeys=quote(key, safe=""), **told))
+    machine = machines(vmid)
+    config = machine.config.get()
+    assert unquote(config["sshkeys"]) == key
+    assert config["cipassword"] == "**********"
+    machine.config.put(ciuser="bert")
+    machine.cloudinit.put()
+    assert {row["key"]: row.get("value") for row in machine.cloudinit.get()}["ciuser"] == "bert"
+    dumped = machine.cloudinit.dump.get(type="user")
+    assert "user: bert" in dumped
+    assert key in dumped
+    assert "secret" not in dumped
+    ended(machine.delete())
 
 
 def test_errors(pve: ProxmoxAPI, node: Node, refused: Callable[..., ResourceException]) -> None:
