@@ -14,8 +14,10 @@ from orrery.model.idmap import own
 from orrery.system.mounts import BlockDevice, ContainerMount, DeviceNode, Folder, LoopImage, Source
 
 CASES = sorted((Path(__file__).parent / "lxc").glob("*.conf"))
-VERSION_1 = HostFacts("lxc.cgroup.devices", apparmor=False, lxcfs=None, cpus=(0, 1, 2, 3))
-VERSION_2 = HostFacts("lxc.cgroup2.devices", apparmor=True, lxcfs=Path("/run/orrery/lxcfs"), cpus=(0, 1, 2, 3))
+VERSION_1 = HostFacts("lxc.cgroup.devices", apparmor=None, lxcfs=None, cpus=(0, 1, 2, 3))
+VERSION_2 = HostFacts(
+    "lxc.cgroup2.devices", Path("/usr/sbin/apparmor_parser"), lxcfs=Path("/run/orrery/lxcfs"), cpus=(0, 1, 2, 3)
+)
 WITH_VERSION_2 = ("apparmor", "fuse", "lxcfs")
 _CHARACTER = 0o020000
 

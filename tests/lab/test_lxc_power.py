@@ -3,6 +3,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from tests.lab.lxc_lab import Lab, until
 
 from orrery.drivers.lxc.records import groups
 from orrery.errors import Failure
+from orrery.model.guest import GuestConfig
 from orrery.system import process
+from orrery.system.mounts import ContainerMount
 
 pytestmark = pytest.mark.root
 
@@ -214,3 +217,18 @@ def test_a_privileged_container_cannot_do_what_no_container_needs(lxc: Lab) -> N
     assert lxc.run(100, "head", "-c1", "/tmp/disk").returncode != 0
     assert lxc.run(100, "head", "-c1", "/tmp/memory").returncode != 0
     lxc.out(100, "echo x > /tmp/null")
+
+
+def test_lxc_sees_no_program_but_the_one_that_it_needs(lxc: Lab, tmp_path: Path) -> None:
+    parser = tmp_path / "apparmor_parser"
+    parser.write_text("#!/bin/sh\n")
+    parser.chmod(0o755)
+    config = GuestConfig(options={"unprivileged": "1"})
+    root = {"rootfs": ContainerMount("rootfs", lxc.folder_root(100))}
+    plan = lxc.driver.plan(100, config, root)
+    plan = replace(plan, facts=replace(plan.facts, apparmor=parser))
+    found = Path("/proc/self/mountinfo").read_text()
+    monitor = lxc.driver.launch(plan, lxc.logged.append)  # where the kernel has no AppArmor, LXC does without
+    assert "PATH=/run/lxc/bin" in Path(f"/proc/{monitor.pid}/environ").read_text().split("\0")
+    assert os.listdir(f"/proc/{monitor.pid}/root/run/lxc/bin") == ["apparmor_parser"]  # noqa: PTH208
+    assert Path("/proc/self/mountinfo").read_text() == found

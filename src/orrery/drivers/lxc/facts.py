@@ -2,11 +2,12 @@
 """What this host offers to containers, found out once per process."""
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from orrery.system import cgroup
+from orrery.system import cgroup, process
 from orrery.system.paths import Paths
 
 MOST_PROCESSES: Final = 16384
@@ -22,14 +23,16 @@ DeviceKey = Literal["lxc.cgroup.devices", "lxc.cgroup2.devices"]
 class HostFacts:
     """`device_key`: how the list of devices is written here (LXC ignores the wrong one). `lxcfs`: its mount, if alive.
 
-    `cpus`: numbers of the processors that are online. `pids`: how many processes a container may have.
+    `cpus`: numbers of the processors that are online. `pids`: how many processes a container may have. `apparmor`: the
+    program that loads AppArmor's profiles, where the kernel has it; `unconfined`: the program alone is missing.
     """
 
     device_key: DeviceKey
-    apparmor: bool
+    apparmor: Path | None
     lxcfs: Path | None
     cpus: tuple[int, ...]
     pids: int = MOST_PROCESSES
+    unconfined: bool = False
 
 
 def detect(paths: Paths) -> HostFacts:
@@ -38,7 +41,8 @@ def detect(paths: Paths) -> HostFacts:
     lxcfs = paths.lxcfs
     return HostFacts(
         device_key="lxc.cgroup.devices" if "devices" in mounted else "lxc.cgroup2.devices",
-        apparmor=_text(_APPARMOR) == "Y",
+        apparmor=_parser() if _text(_APPARMOR) == "Y" else None,
+        unconfined=_text(_APPARMOR) == "Y" and _parser() is None,
         lxcfs=lxcfs if _is_live(lxcfs) else None,
         cpus=tuple(sorted(os.sched_getaffinity(1))),
         pids=min(MOST_PROCESSES, max(256, int(_text(_PID_MAX) or 32768) // 4)),
@@ -51,6 +55,11 @@ def _is_live(lxcfs: Path) -> bool:
         return (lxcfs / "proc" / "meminfo").is_file()
     except OSError:
         return False
+
+
+def _parser() -> Path | None:
+    found = shutil.which("apparmor_parser", path=process.SEARCH_PATH)
+    return None if found is None else Path(found)
 
 
 def _text(path: Path) -> str:

@@ -27,9 +27,6 @@ from orrery.system.process import ProcessId
 
 READY_SECONDS: Final = 60.0
 
-_NO_PROGRAMS: Final = "/nonexistent"
-"""Where LXC looks for programs: it would have `newuidmap` write the ids, by files of the host that we leave alone."""
-_APPARMOR_PROGRAMS: Final = "/usr/sbin:/sbin"
 _POLL: Final = 0.004
 _SETTLE_SECONDS: Final = 0.1  # a first process that lives so long counts as running
 _DEATH_SECONDS: Final = 5.0
@@ -97,7 +94,6 @@ def limit(group: Group, limits: Limits) -> Iterator[str]:
 
 
 def _spawn(plan: ContainerPlan, monitor: Group) -> ProcessId:
-    programs = _APPARMOR_PROGRAMS if plan.facts.apparmor else _NO_PROGRAMS
     argv = ["lxc-start", "-F", "-n", str(plan.vmid), "-P", str(plan.lxcpath)]
     argv += ["-f", str(plan.folder / config.CONFIG_FILE), *(["--", *plan.init] if plan.init else [])]
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
@@ -108,7 +104,7 @@ def _spawn(plan: ContainerPlan, monitor: Group) -> ProcessId:
             name=f"CT {plan.vmid}",
             view=list(_view(plan)),
             cgroups=_first(monitor).entrances(),
-            env={"PATH": programs},
+            env={"PATH": str(plan.programs)},
             stdout=errors,
             stderr=errors,
         )
@@ -120,6 +116,8 @@ def _view(plan: ContainerPlan) -> Iterator[Shown]:
     yield Memory(STAGE)
     yield Memory(plan.place("mnt"))
     yield Mount(Folder(plan.folder), plan.lxcpath / str(plan.vmid))
+    if plan.facts.apparmor is not None:
+        yield Mount(Folder(plan.facts.apparmor), plan.programs / plan.facts.apparmor.name)
     if plan.facts.lxcfs is not None:
         yield Mount(Folder(plan.facts.lxcfs), plan.place(config.LXCFS))
     for mount in plan.mounts:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What is needed to start a container, as data: everything is decided here, nothing is touched."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -21,6 +21,10 @@ there, which it could not below our folders. LXC's locks lie there too, of no us
 FUSE: Final = PassedDevice(path="/dev/fuse", mode=0o666)
 
 _PRIVILEGED_NOTE: Final = "this container is privileged: root inside is root of this host; prefer unprivileged ones"
+_UNCONFINED_NOTE: Final = (
+    "this host has AppArmor, but not the program 'apparmor_parser': no profile confines the container; install the "
+    "package 'apparmor'"
+)
 
 
 class Pair(Protocol):
@@ -100,6 +104,15 @@ class ContainerPlan:
         return STAGE / key
 
     @property
+    def programs(self) -> Path:
+        """The only folder in which LXC looks for programs.
+
+        There is none but AppArmor's where it is needed: `newuidmap`, if it were found, would write the ids by files of
+        the host that we leave alone.
+        """
+        return STAGE / "bin"
+
+    @property
     def lxcpath(self) -> Path:
         """The folder of containers that LXC is told of; it is in the name of the monitor's abstract socket too."""
         return STAGE / self.monitor.partition("/")[0]
@@ -150,8 +163,15 @@ def build(
         environment=view.environment,
         debug=debug,
         files=files,
-        notes=(_PRIVILEGED_NOTE,) if not view.unprivileged else (),
+        notes=tuple(_notes(view, facts)),
     )
+
+
+def _notes(view: ContainerView, facts: HostFacts) -> Iterator[str]:
+    if not view.unprivileged:
+        yield _PRIVILEGED_NOTE
+    if facts.unconfined:
+        yield _UNCONFINED_NOTE
 
 
 def limits(vmid: int, view: ContainerView, facts: HostFacts) -> Limits:
