@@ -181,6 +181,7 @@ def test_privileges() -> None:
     assert names("ide2", "none,media=cdrom") == [("VM.Config.CDROM",)]
     assert names("ide2", "local:1", "none,media=cdrom") == [("VM.Config.CDROM",), ("VM.Config.Disk",)]
     assert names("ide2", None, "local:iso/x.iso,media=cdrom") == [("VM.Config.CDROM",)]
+    assert names("ide2", "local:cloudinit") == [("VM.Config.CDROM",), ("VM.Config.Cloudinit",)]
     assert names("unused0", None) == [("VM.Config.Disk",)]
     assert names("serial0", "socket") == [("VM.Config.HWType",)]
     assert names("freeze", "1") == [("VM.PowerMgmt",)]
