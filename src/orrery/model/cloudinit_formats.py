@@ -18,8 +18,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
 from orrery.model.cloudinit import Card, Kind, Section, Seed, interface
 from orrery.model.guest_options import MASK
 
@@ -292,6 +290,8 @@ def _quoted(text: str) -> str:
 
 def yaml_text(document: object) -> str:
     """A document in YAML, in ASCII alone: line breaks such as U+0085 get lost when they stand for themselves."""
+    import yaml  # not at the top: the daemon and most tasks never need it
+
     return str(yaml.safe_dump(document, sort_keys=False, default_flow_style=False, width=1 << 20))
 
 

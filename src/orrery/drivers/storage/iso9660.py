@@ -10,9 +10,6 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Final
 
-import pycdlib
-from pycdlib.pycdlibexception import PyCdlibException
-
 from orrery.errors import Failure
 
 LONGEST_NAME: Final = 64
@@ -30,6 +27,10 @@ def image(label: str, files: Mapping[str, bytes]) -> bytes:
     The label is kept as it is written, in both directories, since guests look for it by that. Raises `Failure` for
     labels and paths that cannot be.
     """
+    # Not at the top: three MiB that the daemon and most tasks never need.
+    import pycdlib
+    from pycdlib.pycdlibexception import PyCdlibException
+
     _check_label(label)
     disc = pycdlib.PyCdlib()
     try:
