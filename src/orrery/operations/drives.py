@@ -23,6 +23,7 @@ from orrery.model.values import Value
 from orrery.model.volume import VolumeId, image_name, parse_volname
 from orrery.operations.context import NodeContext
 from orrery.store.guests import find_guest
+from orrery.system.files import takes_direct
 from orrery.tasks.operation import TaskHandle
 from orrery.tasks.revert import Log, undo
 
@@ -257,7 +258,8 @@ def volume_file(ctx: NodeContext, drive: Drive) -> VolumeFile | None:
     storage, name = ctx.storages.volume(str(drive.volume))
     info = storage.info(name)
     format_ = "raw" if info.content == "iso" else info.format
-    return VolumeFile(storage.path(name), format_, read_only=drive.is_cdrom)
+    path = storage.path(name)
+    return VolumeFile(path, format_, read_only=drive.is_cdrom, direct=takes_direct(path))
 
 
 def texts(config: GuestConfig) -> list[str]:

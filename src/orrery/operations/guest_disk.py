@@ -25,6 +25,7 @@ from orrery.operations.drives import (
 from orrery.operations.guest_lock import check_lock, guest_lock
 from orrery.operations.guest_pending import keep_volumes, put
 from orrery.store.guests import read_guest
+from orrery.system.files import takes_direct
 from orrery.tasks.operation import TaskHandle
 from orrery.tasks.registry import operation
 from orrery.tasks.revert import Log, undo
@@ -199,7 +200,8 @@ class MoveDisk(DiskVerb):
         with undone_unless_taken(task, "guest.settle_move", **undo):
             if ctx.machines.find(self.vmid) is not None and not self.disk.startswith("unused"):
                 target.allocate(new_name, info.size)
-                file = VolumeFile(target.path(new_name), format_)
+                path = target.path(new_name)
+                file = VolumeFile(path, format_, direct=takes_direct(path))
                 with ctx.machines.jobs(self.vmid, stored.record.config) as jobs:
                     disk = parse_disk(self.disk, before)
                     jobs.move_disk(disk, file, progress, before_switch=switch, speed=rate or 0)

@@ -37,6 +37,15 @@ def failure(error: OSError, what: str) -> OrreryError:
     return Failure(text)
 
 
+def takes_direct(path: Path) -> bool:
+    """Whether a file can be opened past the page cache (O_DIRECT); before kernel 6.6 none on a tmpfs can, for one."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno != errno.EINVAL
+    return True
+
+
 # --- writing
 
 

@@ -204,3 +204,8 @@ def test_is_private(tmp_path: Path) -> None:
     assert files.is_private(tmp_path / "key")
     (tmp_path / "key").chmod(0o640)
     assert not files.is_private(tmp_path / "key")
+
+
+def test_direct_access(tmp_path: Path) -> None:
+    assert not files.takes_direct(Path("/proc/version"))
+    assert files.takes_direct(tmp_path / "missing"), "whoever opens it will say what is wrong"

@@ -23,12 +23,16 @@ Accelerator = Literal["kvm", "tcg"]
 
 @dataclass(frozen=True, slots=True)
 class VolumeFile:
-    """A disk image as the storage has it. `format` is `raw`, `qcow2` or `vmdk`; `backing` is what it is based on."""
+    """A disk image as the storage has it. `format` is `raw`, `qcow2` or `vmdk`; `backing` is what it is based on.
+
+    `direct`: whether its file system lets it be opened past the page cache.
+    """
 
     path: Path
     format: str
     read_only: bool = False
     backing: "VolumeFile | None" = None
+    direct: bool = True
 
 
 @dataclass(frozen=True, slots=True)

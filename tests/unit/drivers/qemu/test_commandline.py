@@ -180,3 +180,24 @@ def test_a_device_does_not_move_when_others_come(names: set[str], name: str) -> 
         more = {each["id"]: each for each in layout.buses(names | {name}, legacy=False, kinds=["net", "virtio"])}
         assert layout.place(name) == before
         assert all(more[bus] == place for bus, place in buses.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "cache", "aio", "noted"),
+    [
+        ("", False, "io_uring", True),
+        (",cache=none,aio=native", False, "threads", True),
+        (",cache=directsync", False, "io_uring", True),
+        (",cache=writeback", False, "io_uring", False),
+    ],
+)
+def test_a_file_system_without_direct_access(options: str, cache: bool, aio: str, noted: bool) -> None:
+    text = f"scsi0: local:100/vm-100-disk-0.raw,size=1G{options}\n"
+    volumes = {"scsi0": VolumeFile(Path("/x.raw"), "raw", direct=False)}
+    plan = build(100, config(text), KVM, volumes)
+    node = next(json.loads(word) for word in plan.argv if '"drive-scsi0"' in word and '"raw"' in word)
+    assert node["cache"]["direct"] is node["file"]["cache"]["direct"] is cache
+    assert node["file"]["aio"] == aio
+    assert any("direct access" in note for note in plan.notes) is noted
+    devices = [json.loads(word) for word in plan.argv if '"scsi-hd"' in word]
+    assert (devices[0].get("write-cache") == "off") is ("directsync" in options)

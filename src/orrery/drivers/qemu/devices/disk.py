@@ -35,6 +35,10 @@ def args(disk: Disk, context: Context) -> Parts:
         if volume is None:
             raise Failure(f"'{disk.key}': its volume was not opened")
         parts.blockdevs.append(block_node(disk, volume, context, node_name(disk.key)))
+        if disk.cache in _DIRECT and not volume.direct and not disk.is_cdrom:
+            parts.notes.append(
+                f"{disk.key}: the file system of its volume has no direct access; it goes through the host's cache"
+            )
     elif not disk.is_cdrom or disk.bus == "virtio":
         raise Failure(f"'{disk.key}': only a CD-ROM drive on ide, sata or scsi can be empty")
     thread = controllers.iothread_of(disk, context)
@@ -89,7 +93,7 @@ def block_node(disk: Disk, volume: VolumeFile, context: Context, name: str) -> P
     if disk.is_cdrom:
         return _node(volume, context, name, f"file-{suffix}", {"read-only": True}, {"read-only": True})
     read_only = disk.readonly or volume.read_only
-    direct = disk.cache in _DIRECT
+    direct = disk.cache in _DIRECT and volume.direct
     cache = {"direct": direct, "no-flush": disk.cache == "unsafe"}
     discard = "unmap" if disk.discard else "ignore"
     zeroes = "off" if disk.detect_zeroes is False else "unmap" if disk.discard else "on"
@@ -105,8 +109,10 @@ def block_node(disk: Disk, volume: VolumeFile, context: Context, name: str) -> P
 
 
 def _aio(disk: Disk, context: Context, *, direct: bool) -> str:
-    if disk.aio == "native" and not direct:
+    if disk.aio == "native" and disk.cache not in _DIRECT:
         raise Failure(f"'{disk.key}': aio=native needs cache=none or cache=directsync")
+    if disk.aio == "native" and not direct:
+        return "threads"
     return disk.aio or context.aio
 
 
