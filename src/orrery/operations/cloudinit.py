@@ -151,14 +151,15 @@ def refresh(ctx: NodeContext, task: TaskHandle, vmid: int, config: GuestConfig, 
     if not always and (before.get("volume"), before.get("digest")) == (volume, digest):
         return
     write(ctx, volume, iso9660.image(wanted.label, wanted.files))
-    note = {"volume": volume, "digest": digest, "options": telling(config.options)}
-    ctx.store.put(_note(vmid), encode_document(note))
     task.log(f"{key}: made {volume} anew ({wanted.label})")
     if ctx.machines.find(vmid) is not None:
         text = config.options[key]
         with ctx.machines.live(vmid, config) as live:
             live.change_medium(parse_disk(key, text), volume_file(ctx, parse_drive(key, text)))
         task.log(f"{key}: medium changed")
+    # Last: until the guest can see it, what it is told is still pending.
+    note = {"volume": volume, "digest": digest, "options": telling(config.options)}
+    ctx.store.put(_note(vmid), encode_document(note))
 
 
 def _digest(wanted: Medium) -> str:
