@@ -9,7 +9,7 @@ from orrery.drivers.images import oci
 from orrery.drivers.images.base import Fetched
 from orrery.drivers.images.registry import Registry
 from orrery.errors import AlreadyExists, Failure
-from orrery.model.images import RECORDS, ImageRecord
+from orrery.model.images import ImageRecord
 from orrery.operations.context import NodeContext
 from orrery.operations.image_pull import file_size, publish
 from orrery.operations.image_records import parsed_reference, read_record
@@ -41,7 +41,8 @@ class OciPull:
     def check(self, ctx: NodeContext) -> None:
         """Raises AlreadyExists for a file of that name that is something else."""
         driver = ctx.storages.content_allowed(self.storage, "vztmpl")
-        if exists(driver, self.volume) and ctx.store.get(f"{RECORDS}{self.storage}:{self.volume}") is None:
+        volid = f"{self.storage}:{self.volume}"
+        if exists(driver, self.volume) and read_record(ctx.store, volid, file_size(driver, self.volume)) is None:
             raise AlreadyExists(f"refusing to override existing file '{self.subject()}'")
 
     def run(self, ctx: NodeContext, task: TaskHandle) -> None:

@@ -20,7 +20,6 @@ from orrery.drivers.storage.base import StorageDriver
 from orrery.errors import AlreadyExists, Failure, NotSupported
 from orrery.model.images import (
     CONTENT,
-    RECORDS,
     Cloud,
     Debootstrap,
     ImageEntry,
@@ -134,11 +133,11 @@ def obtain(
     driver = ctx.storages.content_allowed(storage, CONTENT[entry.kind])
     volid = f"{storage}:{entry.volume}"
     there = exists(driver, entry.volume)
-    if there and not force and ctx.store.get(RECORDS + volid) is None:
+    record = read_record(ctx.store, volid, file_size(driver, entry.volume)) if there else None
+    if there and record is None and not force:
         raise AlreadyExists(
             f"'{volid}' exists, but did not come from the catalogue: remove it, or ask for it to be replaced (force)"
         )
-    record = read_record(ctx.store, volid, file_size(driver, entry.volume)) if there else None
     with workshop(ctx, task, driver, entry.volume) as shop:
         mark, make = plan(ctx, shop, entry.source, entry.kind, ssh=ssh)
         if record is not None and not force and mark in ("", record.mark):

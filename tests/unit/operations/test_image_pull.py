@@ -269,7 +269,11 @@ def test_files_of_others_are_not_replaced_unasked(node: Node) -> None:
             node.run(pull())
         assert (node.root / ALPINE_FILE).read_bytes() == b"mine"
         node.run(pull(force=True))
-    assert (node.root / ALPINE_FILE).read_bytes() == ALPINE_DATA
+        assert (node.root / ALPINE_FILE).read_bytes() == ALPINE_DATA
+        (node.root / ALPINE_FILE).write_bytes(b"mine again")
+        assert present(node.ctx)[0].record is None
+        with pytest.raises(AlreadyExists, match="did not come from the catalogue"):
+            node.run(pull())
 
 
 def test_remove(node: Node) -> None:
