@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orrery.drivers.lxc.driver import LxcDriver
 from orrery.model.guest import GuestConfig
-from orrery.system import livemounts, process
+from orrery.system import cgroup, livemounts, process
 from orrery.system.mounts import ContainerMount, Folder, LoopImage, Source
 from orrery.system.process import Completed
 
@@ -96,8 +96,9 @@ class Lab:
 
     def traces(self) -> list[str]:
         """What is left of containers that have ended: groups, loop devices, mounts, run folders."""
-        digest = self.driver.paths.root_hash
-        found = [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/*{digest}*/*") if path.is_dir()]
+        name = cgroup.root_group_name(self.driver.paths.root_hash)
+        tops = [mount / name for mount in cgroup.hierarchies(everything=True).mounts.values()]
+        found = [str(path) for top in tops if top.is_dir() for path in top.iterdir() if path.is_dir()]
         until_free = (str(path) for path in self.folder.glob("*.raw") if not livemounts.wait_unused(path))
         found += [f"loop device over {path}" for path in until_free]
         found += [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(self.folder) in line]

@@ -90,13 +90,12 @@ def test_mounts_come_and_go(lxc: Lab, tmp_path: Path, unprivileged: str) -> None
     with pytest.raises(Failure, match="mp0: something is mounted at '/mnt/a/b' already"):
         lxc.driver.attach_mount(100, mount)
     grow(lxc, mount)
-    lxc.run(100, "sh", "-c", "(cd /mnt/a/b; exec sleep 1000) >/dev/null 2>&1 &")
+    user = lxc.out(100, "cd /mnt/a/b; sleep 1000 >/dev/null 2>&1 & echo $!")
     with pytest.raises(Failure, match="busy"):
         lxc.driver.detach_mount(100, mount)
-    lxc.out(100, "kill $(pidof sleep | tr ' ' '\\n' | head -n1)")
-    lxc.out(100, "for p in $(pidof sleep); do grep -q 1000$ /proc/$p/cmdline || kill $p; done; true")
-    assert lxc.run(100, "sh", "-c", "cat /mnt/a/b/x").text == "good\n"
-    lxc.driver.discard(100)
+    assert lxc.out(100, "cat /mnt/a/b/x") == "good"
+    lxc.out(100, f"kill -9 {user}; while kill -0 {user}; do :; done 2>/dev/null; true")
+    lxc.driver.detach_mount(100, mount)
     assert not livemounts.in_use(image)
 
 
