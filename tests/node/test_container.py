@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Containers on a real node: they live, have an address, are changed while they run, and leave nothing behind."""
 
+import contextlib
 import os
+import pty
 import signal
 import subprocess
 import time
@@ -139,6 +141,44 @@ def test_links_inside_lead_nowhere_outside(container: Container, tmp_path: Path)
     done = node.cli("ct", "push", vmid, str(secret), "/root/folder/planted", check=False)
     assert done.returncode != 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["secret"]
+
+
+def test_a_shell_has_a_terminal(container: Container) -> None:
+    command = [str(ORRERY), "ct", "shell", str(container.vmid), "--root", str(container.node.folder)]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(command[0], command)  # noqa: S606
+    said, asked = b"", False
+    with contextlib.suppress(OSError):  # the end of the terminal
+        while piece := os.read(terminal, 4096):
+            said += piece
+            if b"# " in said and not asked:
+                os.write(terminal, b"tty; echo $((6 * 7)); exit 5\n")
+                asked = True
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 5, said
+    assert b"/dev/pts/" in said
+    assert b"42" in said
+
+
+def test_the_command_line_makes_and_removes_one(node: Node, template: str, tmp_path: Path) -> None:
+    vmid = str(node.next_vmid())
+    password = tmp_path / "password"
+    password.write_text("correct horse\n")
+    words = ("--vmid", vmid, "--name", "by-hand", "--disk", "local:0.0625", "--memory", "64", "--set", "ostype=alpine")
+    node.cli("ct", "create", template, *words, "--root-password-file", str(password), "--start")
+    assert "by-hand" in node.cli("ct", "list").stdout
+    made = Container(node, int(vmid))
+    assert made.address() in node.cli("ct", "addresses", vmid).stdout
+    assert made.ssh("hostname", password="correct horse") == "by-hand"
+    assert "nameserver" in node.cli("ct", "set", vmid, "nameserver=192.0.2.1").stdout, "what is pending is told"
+    assert "192.0.2.1" in node.cli("ct", "pending", vmid).stdout
+    done = node.cli("ct", "exec", vmid, "--server", "https://127.0.0.1:1", "--", "true", check=False)
+    assert "machine of the node" in done.stderr
+    node.cli("ct", "shutdown", vmid, "--timeout", "30")
+    node.cli("ct", "destroy", vmid, "--yes")
+    assert "by-hand" not in node.cli("ct", "list").stdout
 
 
 # --- it is changed
