@@ -24,10 +24,11 @@ from pathlib import Path
 import structlog
 
 from orrery.demo.archive import initial_ramdisk
-from orrery.demo.bootdisk import MEBIBYTE, BootDisk
+from orrery.demo.bootdisk import BootDisk
 from orrery.demo.modules import DEVICES, STORAGE, KernelModules
 from orrery.demo.packages import DebianPackages
 from orrery.demo.tree import add_programs, find, overlay, skeleton
+from orrery.drivers.images.bootdisk import MEBIBYTE
 from orrery.errors import OrreryError
 from orrery.system.files import FileLock, sync_dir, write_atomic
 from orrery.system.process import run

@@ -88,7 +88,7 @@ def test_one_word_of_the_wire_for_two_operations() -> None:
 
         place: str = ""
 
-    there = BuildElsewhere("there")
+    there: Any = BuildElsewhere("there")
     assert registry.name_of(there) == "build-elsewhere"
     found: Any = registry.decode(registry.name_of(there), registry.encode(there))
     assert (found, found.kind) == (there, "build")
