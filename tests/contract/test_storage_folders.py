@@ -83,6 +83,14 @@ def test_missing_folders(driver: StorageDriver, tmp_path: Path) -> None:
     driver.free(name)
 
 
+def test_a_folder_is_no_image(driver: StorageDriver) -> None:
+    tree = driver.path(new_folder(driver))
+    for trusted in (False, True):
+        with pytest.raises(NotSupported, match="folder cannot become"):
+            driver.copy_in(tree, "subvol", "100/vm-100-disk-1.raw", trusted=trusted)
+    assert len(driver.list({"images"})) == 1
+
+
 def test_names_must_fit_what_they_name(driver: StorageDriver) -> None:
     """A file is no folder and a folder no image, whatever they are called; links are nothing."""
     folder = new_folder(driver)
