@@ -6,11 +6,16 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tests.node import netns
 from tests.node.harness import LIVE, Node
 
 from orrery.demo.image import GENERAL_KERNEL, Prepared, prepared
 from orrery.demo.template import prepared_template
+
+# How quick the machine is just now says nothing about the code.
+settings.register_profile("orrery", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("orrery")
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 IMAGE_CACHE = CHECKOUT / "build" / "demo"
