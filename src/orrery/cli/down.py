@@ -144,6 +144,8 @@ def ask_to_end(ctx: NodeContext, kind: GuestKind, vmid: int) -> bool:
         if kind == "qemu":
             ctx.machines.powerdown(vmid)
         else:
+            if ctx.containers.state(vmid) == "frozen":
+                ctx.containers.thaw(vmid)
             ctx.containers.ask_to_stop(vmid)
     except OrreryError:
         return False
