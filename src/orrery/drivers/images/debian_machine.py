@@ -44,6 +44,14 @@ system_info:
 apt:
   preserve_sources_list: true
 """
+# Optical drives may take longer to be found than the system to begin: what it finds that early must not decide whether
+# cloud-init runs at all, and cloud-init looks when the first search for devices has come to its end.
+_ALWAYS: Final = "policy: enabled\n"
+_AFTER_DEVICES: Final = """\
+[Unit]
+Wants=systemd-udev-settle.service
+After=systemd-udev-settle.service
+"""
 
 
 def require_programs(source: Debootstrap) -> None:
@@ -75,6 +83,10 @@ def build(what: Build, folder: Path, target: Path, log: Callable[[str], None], t
     packed.unlink()
     tree.chmod(0o755)
     (tree / "etc/cloud/cloud.cfg.d/90-medium.cfg").write_text(_CLOUD)
+    (tree / "etc/cloud/ds-identify.cfg").write_text(_ALWAYS)
+    waiting = tree / "etc/systemd/system/cloud-init-local.service.d"
+    waiting.mkdir(parents=True, exist_ok=True)
+    (waiting / "devices.conf").write_text(_AFTER_DEVICES)
     (tree / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
     made = work / "made.qcow2"
     MachineDisk(tree, SIZE).write(made, work, tick)
