@@ -29,6 +29,7 @@ READY_SECONDS: Final = 60.0
 
 _POLL: Final = 0.004
 _SETTLE_SECONDS: Final = 0.1  # a first process that lives so long counts as running
+_RESTS: Final = 5  # looks in a row
 _DEATH_SECONDS: Final = 5.0
 _SAID_BYTES: Final = 4096
 _LOGGED: Final = re.compile(r" ERROR +\S+ - \S+:\d+ - (.*)")
@@ -156,8 +157,26 @@ def _await_start(plan: ContainerPlan, monitor: ProcessId, patience: float, log: 
             return
         if time.monotonic() > end_of_patience:
             raise Failure(f"start failed: the container was not running after {patience:g} seconds")
-    if process.wait(monitor, _SETTLE_SECONDS):
+    if _ends_at_once(monitor):
         _explain_end(plan, monitor, log)
+
+
+def _ends_at_once(monitor: ProcessId) -> bool:
+    """Watch whether the first process survives its first moments, or has come to rest in them, as an init does."""
+    end_of_moments, at_rest = time.monotonic() + _SETTLE_SECONDS, 0
+    while at_rest < _RESTS and time.monotonic() < end_of_moments:
+        if process.wait(monitor, _POLL):
+            return True
+        at_rest = at_rest + 1 if _is_at_rest(init_pid(monitor)) else 0
+    return process.wait(monitor, 0)
+
+
+def _is_at_rest(pid: int | None) -> bool:
+    """Whether a process waits for something to happen (proc(5): stat, field 3)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].startswith(b"S")
+    except OSError:
+        return False
 
 
 def _explain_end(plan: ContainerPlan, monitor: ProcessId, log: Log) -> None:
