@@ -178,3 +178,52 @@ def test_thousands_of_connections_keep_nobody_out(node: Node) -> None:
         client.close()
         assert len(silent) == STRANGERS // 30
     assert node.api.get("/version")
+
+
+# --- a clock that jumps
+
+JUMPING = """
+import time
+real = time.time
+def jumped():
+    with open({file!r}) as file:
+        return real() + float(file.read())
+time.time = jumped
+"""
+DAY = 86400
+
+
+def test_the_clock_jumps_by_a_day_and_back(node_root: Node, tmp_path: Path) -> None:
+    """Logins do not survive it, everything else does: guests, tokens, tasks, their order and their logs."""
+    offset, folder = tmp_path / "offset", tmp_path / "fake"
+    offset.write_text("0")
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(JUMPING.format(file=str(offset)))
+    path = f"{folder}:{os.environ.get('PYTHONPATH', '')}"
+    node = node_root.init().serve({"PYTHONPATH": path})
+    guest = node.guest(start=True)
+    token = node.root.post("/access/users/root@pam/token/test", privsep=0)
+    with_token = node.anonymous()
+    with_token.http.headers["Authorization"] = f"PVEAPIToken={token['full-tokenid']}={token['value']}"
+    before = node.anonymous().log_in("admin@pve", PASSWORD)
+    for jump in (DAY, 0):
+        offset.write_text(str(jump))
+        login = node.anonymous().log_in("admin@pve", PASSWORD)
+        assert login.get("/nodes")
+        assert before.send("GET", "/nodes").status_code == 401, "over, and with it the key that signed it"
+        assert with_token.get("/nodes")
+        other = node.root.post(f"{node.path}/qemu", vmid=900 + bool(jump), memory=32)
+        node.root.wait(other)
+        for verb in ("start", "stop"):
+            node.root.wait(node.root.post(f"{node.path}/qemu/{900 + bool(jump)}/status/{verb}"))
+        assert 0 <= node.root.get(f"{guest.path}/status/current")["uptime"] < DAY
+        if jump:
+            ahead = login
+    assert ahead.send("GET", "/nodes").status_code == 401, "a login from the future is not believed"
+    tasks = node.root.get(f"{node.path}/tasks")
+    assert [task["type"] for task in tasks if task["id"] == "901"] == ["qmstop", "qmstart", "qmcreate"]
+    assert {"900", "901"} <= {task["id"] for task in tasks}
+    assert {task["status"] for task in tasks} == {"OK"}
+    assert node.locks() == []
+    for client in (before, ahead, login, with_token):
+        client.close()
