@@ -391,7 +391,7 @@ def test_a_container_whose_monitor_is_killed_ends_whole(node: Node, stopped: Con
 
 def test_it_survives_the_end_of_the_node(fresh_node: Node, demo_archive: Path) -> None:
     template = fresh_node.import_template(demo_archive)
-    made = fresh_node.container(template, start=True, onboot=1, startup="order=1")
+    made = fresh_node.container(template, start=True, onboot=1, startup="order=1,down=2")
     pid = made.pid()
     fresh_node.end(signal.SIGKILL)
     assert Path(f"/proc/{pid}").exists()

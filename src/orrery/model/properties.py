@@ -62,11 +62,11 @@ STARTUP = schema(
     {
         "order": Property(type="integer", minimum=0, default_key=True),
         "up": Property(type="integer", minimum=0),
-        "down": Property(type="integer", minimum=0, support="not-yet"),
+        "down": Property(type="integer", minimum=0),
     }
 )
-"""Order among the guests that start with the node, and seconds to wait after starting and for shutting down (guests
-outlive the node, so that nothing waits for the latter yet)."""
+"""Order among the guests that start with the node, and seconds to wait after starting and for shutting down (when
+`orrery down` ends all guests: they outlive the daemon)."""
 
 REALM_SYNC = schema(
     {

@@ -235,7 +235,6 @@ def test_refuses(key: str, text: str, reason: str) -> None:
         ("features", "mknod=1", "mknod"),
         ("features", "force_rw_sys=1", "force_rw_sys"),
         ("template", "1", "template"),
-        ("startup", "down=5", "down"),
     ],
 )
 def test_what_comes_later_is_refused_by_name(key: str, text: str, what: str) -> None:

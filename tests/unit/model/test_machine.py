@@ -154,7 +154,6 @@ def test_looking_up() -> None:
         ("numa0", "cpus=0-1", '"numa0" is not supported yet'),
         ("net0", "virtio,bridge=vmbr0,firewall=1", '"net0" with firewall is not supported yet'),
         ("scsi0", "local:1,shared=1", '"scsi0" with shared is not supported yet'),
-        ("startup", "order=1,down=60", '"startup" with down is not supported yet'),
         ("autostart", "1", '"autostart" is not supported yet'),
         ("migrate_downtime", "2", '"migrate_downtime" is not supported yet'),
         ("migrate_speed", "10", '"migrate_speed" is not supported yet'),
