@@ -142,6 +142,14 @@ def test_vm(node: Node, demo_volume: str) -> None:
     assert upid.startswith("UPID:")
     node.api.wait(upid)
     vm("stop", vmid)
+    iso = node.paths.local_storage / "template/iso/inserted.iso"
+    iso.parent.mkdir(parents=True, exist_ok=True)
+    iso.write_bytes(bytes(1 << 16))
+    vm("insert", vmid, "local:iso/inserted.iso")
+    assert vm.json("config", vmid)["ide2"].startswith("local:iso/inserted.iso,")
+    vm("eject", vmid)
+    assert vm.json("config", vmid)["ide2"] == "none,media=cdrom"
+    iso.unlink()
     assert "Aborted" in vm("destroy", vmid, code=1, text="")
     vm("destroy", vmid, "--purge", "--yes")
     assert vmid not in vm("list")
