@@ -324,14 +324,15 @@ class Node:
         guests = range(0) if tasks_only else range(guest_uid(self.paths, 0), guest_uid(self.paths, 0) + _LAST_VMID)
         mark = f"{ROOT_VARIABLE}={self.folder}\0".encode()
         group = f"/orrery-{self.paths.root_hash}/"
+        ours = Path("/proc/self/ns/mnt").stat()  # every process in it sees lxcfs mounted below the root
         found = []
         for pid, uid in _processes():
             with contextlib.suppress(OSError):
                 folder = Path(f"/proc/{pid}")
                 marked = mark in (folder / "environ").read_bytes() + b"\0"
-                jailed = not tasks_only and (
-                    f"{self.folder}/" in (folder / "mountinfo").read_text() or group in (folder / "cgroup").read_text()
-                )
+                apart = not os.path.samestat(ours, (folder / "ns/mnt").stat())
+                shown = apart and f"{self.folder}/" in (folder / "mountinfo").read_text()
+                jailed = not tasks_only and (shown or group in (folder / "cgroup").read_text())
                 if marked or jailed or uid in guests:
                     found.append(pid)
         return found
