@@ -164,6 +164,12 @@ def test_launch_of_an_oci_image(node: Node) -> None:
     node.cli("ct", "stop", str(vmid))
     node.cli("ct", "destroy", str(vmid), "--yes")
     node.root.put("/cluster/images", {"insecure-registries": ""})
+    template = "local:vztmpl/app_1.tar"
+    made = node.container(template, ostype="unmanaged", rootfs="local:1", env="A=mine")
+    config = node.api.get(f"{made.path}/config")
+    assert config["entrypoint"].startswith("/bin/sh -c ")
+    assert config["env"] == "A=mine", "what the creator says holds"
+    made.destroy()
 
 
 @pytest.mark.slow

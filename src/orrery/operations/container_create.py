@@ -33,6 +33,7 @@ from orrery.operations.container_setup import wishes, write_inside
 from orrery.operations.context import NodeContext
 from orrery.operations.guest_lock import guest_lock
 from orrery.operations.guest_number import check_new, enter_pool, new_mac, reserve
+from orrery.operations.image_records import oci_options
 from orrery.store.guests import write_guest
 from orrery.system import kernel, mounts
 from orrery.system.mounts import ContainerMount, Folder
@@ -93,7 +94,7 @@ class CreateContainer:
         """Makes the container; a failure leaves neither volume nor number behind."""
         self.check(ctx)
         reserved, revision = reserve(ctx, task, self.vmid, "lxc")
-        wanted = self.wanted()
+        wanted = {**oci_options(ctx, self.template), **self.wanted()}
         options = complete(wanted, self.vmid, ctx)
         for key in sorted(key for key in wanted if names_volume(key)):
             options[key] = make_mount(ctx, task, self.vmid, key, wanted[key])

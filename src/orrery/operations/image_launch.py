@@ -13,7 +13,7 @@ from orrery.operations.guest_lock import guest_lock
 from orrery.operations.guest_number import check_new
 from orrery.operations.image_oci import pull_oci
 from orrery.operations.image_pull import obtain
-from orrery.operations.image_records import oci_options, required_entry
+from orrery.operations.image_records import required_entry
 from orrery.operations.volume import exists, volume_lock
 from orrery.tasks.operation import TaskHandle
 from orrery.tasks.registry import operation
@@ -77,7 +77,7 @@ class LaunchGuest:
             return
         CreateContainer(
             self.vmid,
-            {**oci_options(ctx, volid), **self.options},
+            self.options,
             template=volid,
             storage=self.storage,
             password_hash=self.password_hash,

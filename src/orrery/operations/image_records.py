@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from orrery.drivers.images import simplestreams
 from orrery.drivers.storage.base import StorageDriver, VolumeInfo
-from orrery.errors import Failure, NotFound, OrreryError
+from orrery.errors import Failure, NotFound, OrreryError, ParameterError
+from orrery.model.container import validate_options
 from orrery.model.images import CATALOGUE, CONTENT, KINDS, RECORDS, ImageEntry, ImageRecord, Kind, Reference, find_entry
 from orrery.model.volume import VolumeId, parse_volname
 from orrery.operations.context import NodeContext
@@ -98,7 +99,8 @@ def required_entry(ctx: NodeContext, name: str, kind: Kind) -> ImageEntry:
 def oci_options(ctx: NodeContext, volid: str) -> dict[str, str]:
     """Options `entrypoint` and `env` of a container that is made from an OCI image; empty for other templates.
 
-    An image's user and working directory have no option of their own: `entrypoint` begins as root in `/`.
+    An image's user and working directory have no option of their own: `entrypoint` begins as root in `/`. Raises
+    Failure for what an image says that no container can be told.
     """
     driver, name = ctx.storages.volume(volid)
     record = read_record(ctx.store, volid, driver.info(name).size)
@@ -112,7 +114,11 @@ def oci_options(ctx: NodeContext, volid: str) -> dict[str, str]:
     # The option separates by NUL, as the environment of a process does.
     if env := [str(word) for word in run.get("env", []) if "=" in str(word)]:
         options["env"] = "\0".join(env)
-    return options
+    try:
+        return validate_options(options)
+    except ParameterError as error:
+        reasons = "; ".join(f"{key}: {text}" for key, text in sorted(error.errors.items()))
+        raise Failure(f"the image '{volid}' says how to run it, but no container can be run so: {reasons}") from error
 
 
 def parsed_reference(text: str) -> Reference:
