@@ -2,9 +2,10 @@
 """Limits of real containers, under stress and changed while they run."""
 
 import time
+from pathlib import Path
 
 import pytest
-from tests.lab.lxc_lab import CONFIG, Lab
+from tests.lab.lxc_lab import CONFIG, Lab, until
 
 from orrery.drivers.lxc.records import groups
 from orrery.model.guest import GuestConfig
@@ -59,3 +60,11 @@ def test_disk(lxc: Lab) -> None:
     assert lxc.driver.state(100) == "running"
     usage = lxc.driver.usage(100)
     assert usage.disk > 0.85 * usage.disk_size
+
+
+def test_disk_is_that_of_the_root_file_system(lxc: Lab) -> None:
+    """What the first process makes its root is up to it, be it one that never answers."""
+    elsewhere = "mount -t tmpfs none /mnt && /bin/busybox cp /bin/busybox /mnt && exec chroot /mnt /busybox sleep 1000"
+    lxc.start(100, entrypoint=f"/bin/sh -c '{elsewhere}'")
+    until("it is elsewhere", lambda: Path(f"/proc/{lxc.driver.init_pid(100)}/root/busybox").exists())
+    assert 0 < lxc.driver.usage(100).disk_size <= 24 << 20

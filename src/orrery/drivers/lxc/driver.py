@@ -17,7 +17,7 @@ from orrery.drivers.lxc.config import CHANGED_FILE, RESTART_FILE
 from orrery.drivers.lxc.facts import HostFacts
 from orrery.drivers.lxc.launching import READY_SECONDS
 from orrery.drivers.lxc.live import LiveContainer
-from orrery.drivers.lxc.plan import FUSE, ContainerPlan, Device, Pair, build, limits
+from orrery.drivers.lxc.plan import FUSE, ROOT, STAGE, ContainerPlan, Device, Pair, build, limits
 from orrery.drivers.lxc.records import ContainerRecord, Records, groups
 from orrery.errors import Failure
 from orrery.model.container_devices import PassedDevice, container_view
@@ -231,12 +231,13 @@ class LxcDriver:
 
     def usage(self, vmid: int) -> ContainerUsage:
         """What the container uses now. Raises Failure when it does not run."""
-        first = self._first(vmid)
+        monitor = self._running(vmid)
         group, _ = groups(self.paths, vmid)
         memory, swap = group.memory()
         read, written = group.io()
         try:
-            space = os.statvfs(f"/proc/{first}/root/")
+            # As the monitor sees it: what the first process calls its root is up to it, and may never answer.
+            space = os.statvfs(f"/proc/{monitor.pid}/root{STAGE / ROOT}")
         except OSError as error:
             raise Failure(f"CT {vmid} not running") from error
         size = space.f_blocks * space.f_frsize
