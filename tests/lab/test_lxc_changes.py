@@ -142,6 +142,12 @@ def test_devices(lxc: Lab, unprivileged: str) -> None:
         assert lxc.run(100, "sh", "-c", ": >/dev/loop-control").returncode != 0
     with pytest.raises(Failure, match="Device /dev/no-such does not exist"):
         lxc.driver.attach_device(100, PassedDevice(path="/dev/no-such"))
+    lxc.driver.detach_device(100, tun)
+    lxc.out(100, "rm -rf /dev/net/tun && mkdir -p /dev/net/tun")
+    with pytest.raises(Failure, match="unable to show the device '/dev/net/tun'"):
+        lxc.driver.attach_device(100, tun)
+    if unprivileged == "-":
+        assert lxc.run(100, "sh", "-c", "mknod /dev/tun c 10 200 && : </dev/tun").returncode != 0
 
 
 def nic(index: int = 0, **options: str) -> ContainerNic:

@@ -89,10 +89,14 @@ class LiveContainer:
     # --- devices
 
     def attach_device(self, device: Device) -> None:
-        """Show a device inside, with the right to use it. Raises Failure."""
-        self._allow(device, allow=True)
+        """Show a device inside, with the right to use it. Raises Failure; then it has neither."""
         node = launching.owned(device.node, self._record.ids)
-        livemounts.attach_node(self._first, node, STAGE, device.inside, self._record.root)
+        self._allow(device, allow=True)
+        try:
+            livemounts.attach_node(self._first, node, STAGE, device.inside, self._record.root)
+        except Failure:
+            self._allow(device, allow=False)
+            raise
 
     def detach_device(self, device: Device) -> None:
         """Take a device away; programs that have it open keep it."""
