@@ -8,8 +8,9 @@ from typing import ClassVar, Final
 from orrery.drivers.images import oci
 from orrery.drivers.images.base import Fetched
 from orrery.drivers.images.registry import Registry
+from orrery.drivers.storage.base import StorageDriver
 from orrery.errors import AlreadyExists, Failure
-from orrery.model.images import ImageRecord
+from orrery.model.images import ImageRecord, Reference
 from orrery.operations.context import NodeContext
 from orrery.operations.image_pull import file_size, publish
 from orrery.operations.image_records import parsed_reference, read_record
@@ -24,7 +25,7 @@ SOURCE: Final = "oci"
 @operation
 @dataclass(frozen=True)
 class OciPull:
-    """Fetches an image from a registry into the template `volume`; one that came from there before is replaced."""
+    """Fetches an image from a registry into the template `volume`; one of the same repository is replaced."""
 
     kind: ClassVar[str] = "ocipull"
 
@@ -41,9 +42,7 @@ class OciPull:
     def check(self, ctx: NodeContext) -> None:
         """Raises AlreadyExists for a file of that name that is something else."""
         driver = ctx.storages.content_allowed(self.storage, "vztmpl")
-        volid = f"{self.storage}:{self.volume}"
-        if exists(driver, self.volume) and read_record(ctx.store, volid, file_size(driver, self.volume)) is None:
-            raise AlreadyExists(f"refusing to override existing file '{self.subject()}'")
+        _record_there(ctx, driver, self.volume, parsed_reference(self.reference))
 
     def run(self, ctx: NodeContext, task: TaskHandle) -> None:
         """Fetches, verifies and flattens; a failure leaves nothing."""
@@ -51,12 +50,11 @@ class OciPull:
 
 
 def pull_oci(ctx: NodeContext, task: TaskHandle, storage: str, reference: str, volume: str) -> str:
-    """The volume id of the template. Raises what `oci.pull` raises."""
+    """The volume id of the template. Raises AlreadyExists for a file that is something else, and as `oci.fetch`."""
     driver = ctx.storages.content_allowed(storage, "vztmpl")
     parsed = parsed_reference(reference)
     volid = f"{storage}:{volume}"
-    there = exists(driver, volume)
-    record = read_record(ctx.store, volid, file_size(driver, volume)) if there else None
+    record = _record_there(ctx, driver, volume, parsed)
     with workshop(ctx, task, driver, volume) as shop:
         registry = Registry(shop, parsed, shop.sources.insecure)
         image = oci.resolve(registry, parsed.tag)
@@ -67,6 +65,22 @@ def pull_oci(ctx: NodeContext, task: TaskHandle, storage: str, reference: str, v
         fetched = oci.fetch(shop, registry, image, str(parsed))
         publish(ctx, task, driver, volume, fetched, _record(reference, fetched))
     return volid
+
+
+def _record_there(ctx: NodeContext, driver: StorageDriver, volume: str, wanted: Reference) -> ImageRecord | None:
+    """What is known of the file that has the name already; None without one.
+
+    Raises AlreadyExists for one that is something else: the names of files do not tell registries apart.
+    """
+    if not exists(driver, volume):
+        return None
+    volid = f"{driver.name}:{volume}"
+    record = read_record(ctx.store, volid, file_size(driver, volume))
+    if record is None:
+        raise AlreadyExists(f"refusing to override existing file '{volume.rpartition('/')[2]}'")
+    if record.origin.rpartition(":")[0] != str(wanted).rpartition(":")[0]:
+        raise AlreadyExists(f"'{volid}' is '{record.origin}': choose another file name for '{wanted}', or remove it")
+    return record
 
 
 @operation

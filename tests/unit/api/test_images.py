@@ -201,5 +201,20 @@ def test_machine_images_need_no_word_for_it(admin: Wire, launched: list[LaunchGu
     assert admin.post(LAUNCH, image="no-such-thing").status == 500
 
 
+def test_launch_of_the_image_that_is_named(admin: Wire, ends: dict[str, str], launched: list[LaunchGuest]) -> None:
+    """Another registry's image of the same file name is not taken for it."""
+    with serving(OciImage(tar(entry("app", b"x"))).pages("team/app", "1")) as site:
+        host = site.url.removeprefix("http://")
+        assert admin.put("/cluster/images", **{"insecure-registries": host}).status == 200
+        pull = f"/nodes/{NODE}/storage/local/oci-registry-pull"
+        assert ends[admin.post(pull, reference=f"{host}/team/app:1").data] == "OK"
+    for name in (f"{host}/team/app:1", "docker.io/other/app:1"):
+        assert admin.post(LAUNCH, image=name).status == 200
+    assert [(each.volume, each.fetch) for each in launched] == [
+        ("vztmpl/app_1.tar", False),
+        ("vztmpl/app_1.tar", True),
+    ]
+
+
 def test_addresses(admin: Wire) -> None:
     assert admin.get(f"/nodes/{NODE}/addresses").data == []

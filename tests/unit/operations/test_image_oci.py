@@ -225,6 +225,20 @@ def test_files_of_others_are_not_replaced(node: Node) -> None:
         node.run(pull(node, site))
 
 
+def test_images_of_others_are_not_replaced(node: Node) -> None:
+    """`nginx:1` of two registries has one file name: who asks for the second must not get, or lose, the first."""
+    pages = OciImage(BASE).pages("team/app", "1") | OciImage(UPPER).pages("other/app", "1")
+    with serving(pages) as site:
+        node.run(pull(node, site))
+        before = members(node)
+        with pytest.raises(AlreadyExists, match=r"team/app:1': choose another file name for '.*other/app:1'"):
+            node.run(pull(node, site, "other/app:1"))
+        assert members(node) == before
+        site.pages |= OciImage(UPPER).pages("team/app", "2")
+        node.run(pull(node, site, "team/app:2"))
+    assert members(node) != before
+
+
 def test_archives(node: Node) -> None:
     image = OciImage(BASE, UPPER, run=RUN)
     (node.root / "template/cache/up.tar").write_bytes(image.archive())

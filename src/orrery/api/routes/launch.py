@@ -121,8 +121,10 @@ def _find(call: Call, p: Launch) -> _Image:
     operation = fetching(call, p.image, kind, p.image_storage, force=False)
     assert isinstance(operation, PullImage | OciPull | OciImport)  # noqa: S101  (all that `fetching` makes)
     reference = operation.reference if isinstance(operation, OciPull) else None
-    there = {found.volid for found in present(call.services.context, (kind,)) if found.record is not None}
-    fetch = f"{p.image_storage}:{operation.volume}" not in there
+    there = {found.volid: found.record for found in present(call.services.context, (kind,))}
+    record = there.get(f"{p.image_storage}:{operation.volume}")
+    # Images of different registries may have the same file name.
+    fetch = record is None or reference not in (None, record.origin)
     if fetch:
         call.require(f"/storage/{p.image_storage}", "Datastore.AllocateTemplate")
     memory, disk = (entry.memory, entry.disk) if entry is not None else (_OCI_MEMORY, _OCI_DISK)
