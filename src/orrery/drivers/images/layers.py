@@ -18,7 +18,9 @@ from typing import IO, Final, cast
 from orrery.errors import Failure
 
 MAX_LAYERS: Final = 256
-MAX_ENTRIES: Final = 4_000_000
+MAX_ENTRIES: Final = 1_000_000
+MAX_TEXT: Final = 256 << 20
+"""Bytes of names and attributes that all files of an image have together; they are held in memory."""
 _METADATA: Final = 1 << 20
 _CHUNK: Final = 4 << 20
 _LINKS: Final = 40
@@ -51,20 +53,19 @@ class Tree:
     def __init__(self) -> None:
         self.root = _folder()
         self._entries = 0
+        self._text = 0
 
     def apply(self, layer: int, file: Path) -> None:
         """Changes the tree by a layer, a plain tar archive. Raises Failure for one that is none or hostile."""
         try:
             with file.open("rb") as stream:
-                whiteouts = [name for name in _names(stream) if name[-1].startswith(_WHITEOUT)]
-                for parts in whiteouts:
-                    self._white_out(parts)
+                for parts in _names(stream):
+                    if parts[-1].startswith(_WHITEOUT):
+                        self._white_out(parts)
                 stream.seek(0)
                 with tarfile.open(fileobj=cast(IO[bytes], _Watched(stream)), mode="r:", errorlevel=2) as archive:
                     for member in archive:
-                        self._entries += 1
-                        if self._entries > MAX_ENTRIES:
-                            raise Failure(f"the image has more than {MAX_ENTRIES} files")
+                        self._count(member)
                         self._take(layer, member)
                         forget(archive)
         except (tarfile.TarError, ValueError, OverflowError) as error:
@@ -81,6 +82,15 @@ class Tree:
                 file.close()
 
     # --- changes
+
+    def _count(self, member: tarfile.TarInfo) -> None:
+        """Has an entry hold no more than is wanted. Raises Failure for too many, or when all hold too much."""
+        kept = {key: value for key, value in member.pax_headers.items() if key.startswith(_KEPT_HEADERS)}
+        member.pax_headers = kept
+        self._entries += 1
+        self._text += len(member.name) + len(member.linkname) + sum(len(key) + len(text) for key, text in kept.items())
+        if self._entries > MAX_ENTRIES or self._text > MAX_TEXT:
+            raise Failure(f"the image has more than {MAX_ENTRIES} files, or {MAX_TEXT >> 20} MiB of names alone")
 
     def _white_out(self, parts: tuple[str, ...]) -> None:
         folder = self._resolve(parts[:-1], make=False)
@@ -235,7 +245,7 @@ class _Writer:
         info.mode, info.uid, info.gid, info.mtime = before.mode & 0o7777, before.uid, before.gid, int(before.mtime)
         info.type, info.linkname = before.type, before.linkname
         info.devmajor, info.devminor = before.devmajor, before.devminor
-        info.pax_headers = {key: value for key, value in before.pax_headers.items() if key.startswith(_KEPT_HEADERS)}
+        info.pax_headers = dict(before.pax_headers)
         linked = self.first.setdefault(id(node), name)
         if node.children is None and linked != name:
             info.type, info.linkname = tarfile.LNKTYPE, linked

@@ -20,6 +20,8 @@ MAX_ID: Final = 65535
 """The highest id that a container has (`model/idmap.py`)."""
 MAX_ENTRIES: Final = 4_000_000
 MAX_NOTES: Final = 20
+MAX_LEFT_OUT: Final = 65_536
+"""Entries left out, whose names are remembered; a system has a few hundred devices."""
 
 _ZERO: Final = bytes(BLOCK)
 _FILES: Final = frozenset(b"07\0S")
@@ -30,6 +32,8 @@ _ADDITIONS: Final = frozenset(b"xXLK")
 _GLOBAL: Final = ord("g")
 _LABEL: Final = ord("V")
 _MAX_ADDITION: Final = 256 << 10
+_MAX_NAME: Final = 4096  # what the kernel takes for a path
+_HEEDED: Final = frozenset((b"size", b"uid", b"gid", b"path", b"linkpath"))
 _MAX_HEAD: Final = 1 << 20
 _LENGTH_DIGITS: Final = 6
 _EXTENDED_AT, _MORE_AT = 482, 504  # GNU sparse: is there a block of further pieces after the header, after a block
@@ -135,6 +139,8 @@ class TarFilter:
 
     def _leave_out(self, head: _Head, why: str) -> None:
         self.skipped += 1
+        if self.skipped > MAX_LEFT_OUT or len(head.name) > _MAX_NAME:
+            raise Failure("the archive is refused: it has too many devices, or one with an absurdly long name")
         self._gone.add(_plain(head.name))
         if len(self.notes) < MAX_NOTES:
             self.notes.append(f"left out '{_shown(head.name)}': it {why}")
@@ -171,7 +177,8 @@ class TarFilter:
             if len(chunk) < position:
                 raise _Incomplete
             if kind == _GLOBAL:
-                self._defaults.update(_records(data))
+                # Only what is heeded is kept: there may be any number of these headers.
+                self._defaults |= {key: value for key, value in _records(data).items() if key in _HEEDED}
             elif kind in b"LK":
                 long[kind] = data.rstrip(b"\0")
             else:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.drivers.images.imagesite import entry, folder, hardlink, symlink, tar
 
+from orrery.drivers.images import layers
 from orrery.drivers.images.layers import Tree
 from orrery.errors import Failure
 
@@ -86,6 +87,17 @@ def test_paths_through_links_stay_within(tmp_path: Path) -> None:
         tar(entry("lib/x", b"1"), entry("up/passwd", b"2")),
     )
     assert names(found) == {"usr", "usr/lib", "usr/lib/x", "lib", "up", "etc", "etc/passwd"}
+
+
+def test_only_so_much_is_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "MAX_ENTRIES", 5)
+    monkeypatch.setattr(layers, "MAX_TEXT", 1000)
+    headers = {"comment": "c" * 2000}
+    flatten(tmp_path, tar(*(entry(f"a{number}", b"x", pax_headers=headers) for number in range(5))))
+    with pytest.raises(Failure, match="more than 5 files"):
+        flatten(tmp_path, tar(*(entry(f"a{number}", b"x") for number in range(6))))
+    with pytest.raises(Failure, match="of names alone"):
+        flatten(tmp_path, tar(entry("a", b"x", pax_headers={"SCHILY.xattr.user.x": "v" * 2000})))
 
 
 def test_devices_and_attributes_are_kept(tmp_path: Path) -> None:

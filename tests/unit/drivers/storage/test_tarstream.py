@@ -19,6 +19,7 @@ from tests.unit.drivers.storage.archives import (
     entry,
 )
 
+from orrery.drivers.storage import tarstream
 from orrery.drivers.storage.tarstream import TarFilter
 from orrery.errors import Failure
 
@@ -99,6 +100,20 @@ def test_global_headers_count() -> None:
         tar.addfile(tarfile.TarInfo("x"))
     with pytest.raises(Failure, match="user 70000"):
         judged(buffer.getvalue())
+
+
+def test_nothing_is_remembered_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever makes an archive has no say in how much memory its judge takes."""
+    monkeypatch.setattr(tarstream, "MAX_LEFT_OUT", 50)
+    assert judged(archive(entry(f"dev/{number}", CHAR) for number in range(50)))[1].skipped == 50
+    with pytest.raises(Failure, match="too many devices"):
+        judged(archive(entry(f"dev/{number}", CHAR) for number in range(51)))
+    with pytest.raises(Failure, match="absurdly long name"):
+        judged(archive([entry("n" * 5000, CHAR)], tarfile.PAX_FORMAT))
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"vendor": "x"}) as tar:
+        tar.addfile(tarfile.TarInfo("x"))
+    assert judged(buffer.getvalue())[1]._defaults == {}
 
 
 def test_limit() -> None:
