@@ -28,7 +28,7 @@ from orrery.operations.container_mounts import (
     place_of,
     read_mount,
 )
-from orrery.operations.container_power import StartContainer
+from orrery.operations.container_power import StartContainer, discard_container
 from orrery.operations.container_setup import wishes, write_inside
 from orrery.operations.context import NodeContext
 from orrery.operations.guest_lock import guest_lock
@@ -49,7 +49,7 @@ class CreateContainer:
     """Creates container `vmid` from the volume `template` with validated, canonical `options`.
 
     `storage` is where the root lies when the options do not say. `password_hash` (crypt(5)) and `ssh_keys` are root's.
-    It enters `pool`, and is started if asked.
+    It enters `pool`, and is started if asked. `bwlimit` of unpacking in KiB/s.
     """
 
     kind: ClassVar[str] = "vzcreate"
@@ -104,10 +104,7 @@ class CreateContainer:
         write_guest(ctx.store, replace(reserved, config=config), revision)
         task.commit()
         if self.start:
-            try:
-                StartContainer(self.vmid).start(ctx, task, prepared=True)
-            except OrreryError as error:
-                task.warn(f"the container was created, but could not be started: {error.message}")
+            start_new(ctx, task, self.vmid)
 
     def _fill(self, ctx: NodeContext, task: TaskHandle, config: GuestConfig) -> GuestConfig:
         """Unpacks the template into the new root and writes the inside; the configuration with what was found out."""
@@ -118,7 +115,13 @@ class CreateContainer:
         root_alone = {"rootfs": whole["rootfs"]}
         with mounted(ctx, root_alone) as root:
             task.log(f"unpacking {self.template}")
-            unpack(archive, root, None, lambda done, total: task.progress(done, total, "bytes", "unpack"), task.log)
+            unpack(
+                archive,
+                root,
+                progress=lambda done, total: task.progress(done, total, "bytes", "unpack"),
+                log=task.log,
+                rate=None if self.bwlimit is None else self.bwlimit * 1024,
+            )
             if whole == root_alone:
                 return self._furnish(task, config, root)
             for mount in whole.values():
@@ -136,6 +139,15 @@ class CreateContainer:
         setup = wishes(self.vmid, config, fresh=True, password_hash=self.password_hash, keys=self.ssh_keys)
         write_inside(root, setup, task.warn)
         return config
+
+
+def start_new(ctx: NodeContext, task: TaskHandle, vmid: int) -> None:
+    """Starts a container that was created just now. If it does not start that is a warning, and leaves no trace."""
+    try:
+        StartContainer(vmid).start(ctx, task, prepared=True)
+    except OrreryError as error:
+        discard_container(ctx, task.log, vmid=vmid)
+        task.warn(f"the container was created, but could not be started: {error.message}")
 
 
 def distribute(ctx: NodeContext, task: TaskHandle, root: Path, mount: ContainerMount) -> None:

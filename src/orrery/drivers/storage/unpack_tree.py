@@ -10,6 +10,7 @@ be named. Ids are stored as the archive has them, as the container sees them.
 import contextlib
 import ctypes
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ PROGRAMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 """The program for each kind of compression, from standard input to standard output."""
 
 _MADE_BY_MKE2FS: Final = "lost+found"
+_PAUSE: Final = 0.5  # seconds between two looks at whether to go on
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,14 @@ def unpack(
     limit: int | None = None,
     progress: Progress | None = None,
     log: Callable[[str], None] | None = None,
+    rate: int | None = None,
 ) -> Unpacked:
     """Unpacks a tar archive, packed by whatever program, into the empty folder `tree` (a file system's top is one).
 
     `limit`: bytes that may come out of the decompressor, by default what is free there, less a reserve. `progress`
-    counts the bytes of the archive file; what it raises ends it. `log` is told what was left out. When it returns, all
-    is on the disk. Raises NoSpace or Failure; then the tree is empty again.
+    counts the bytes of the archive file; what it raises ends it. `log` is told what was left out. `rate`: bytes of the
+    archive file that are read in a second, at most. When it returns, all is on the disk. Raises NoSpace or Failure;
+    then the tree is empty again.
     """
     _require_empty(tree)
     try:
@@ -61,7 +65,7 @@ def unpack(
             room = files.space(tree)
             bound = room.available - reserve_of(room.total) if limit is None else min(limit, room.available)
             made = TarFilter(bound)
-            _pass_on(descriptor, kind, tree, made, progress)
+            _pass_on(descriptor, kind, tree, made, progress or _unseen, rate)
         finally:
             os.close(descriptor)
         for note in made.notes:
@@ -80,6 +84,10 @@ def unpack(
 
 def _silent(note: str) -> None:
     del note
+
+
+def _unseen(done: int, total: int) -> None:
+    del done, total
 
 
 def _kind(archive: Path) -> str:
@@ -113,15 +121,18 @@ def _sync(tree: Path) -> None:
         os.close(descriptor)
 
 
-def _pass_on(archive: int, kind: str, tree: Path, judge: TarFilter, progress: Progress | None) -> None:
+def _pass_on(archive: int, kind: str, tree: Path, judge: TarFilter, progress: Progress, rate: int | None) -> None:
     size = os.fstat(archive).st_size
+    begun = time.monotonic()
 
     def report() -> None:
         # The decompressor reads from the same open file, so its place in it is ours.
-        if progress is not None:
-            progress(os.lseek(archive, 0, os.SEEK_CUR), size)
+        done = os.lseek(archive, 0, os.SEEK_CUR)
+        progress(done, size)
+        while rate and (ahead := begun + done / rate - time.monotonic()) > 0:
+            time.sleep(min(ahead, _PAUSE))
+            progress(done, size)
 
     source = tarpipe.Producer(PROGRAMS[kind], untrusted.filter_jail(), archive) if kind else archive
     tarpipe.run(source, tree, judge, "the archive cannot be unpacked", report)
-    if progress is not None:
-        progress(size, size)
+    progress(size, size)

@@ -11,11 +11,12 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.unit.drivers.storage.archives import BLOCKDEV, CHAR, FIFO, FOLDER, LINK, SYMLINK, Entry, archive, entry
 
-from orrery.drivers.storage import filesystem
+from orrery.drivers.storage import filesystem, unpack_tree
 from orrery.drivers.storage.unpack_tree import unpack
 from orrery.errors import Cancelled, Failure, NotFound
 
@@ -273,6 +274,21 @@ def test_many_small_files(tree: Path, pack: Callable[..., Path]) -> None:
     made = unpack(pack(*(entry(f"{number}", data=b"x") for number in range(20_000)), kind="zst"), tree)
     assert made.entries == 20_000
     assert sum(1 for _ in tree.iterdir()) == 20_000
+
+
+def test_no_faster_than_asked(tree: Path, pack: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of its own; whoever wants to stop it is heard while it rests."""
+    path = pack(entry("x", data=bytes(3 * MIB)))
+    now = [0.0]
+
+    def rest(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(unpack_tree, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=rest))
+    calls: list[int] = []
+    unpack(path, tree, progress=lambda done, total: calls.append(done), rate=MIB)
+    assert now[0] == pytest.approx(path.stat().st_size / MIB)
+    assert len(calls) >= 6
 
 
 def shows(pid: str, place: Path) -> bool:
