@@ -53,11 +53,13 @@ class Node:
 
     services: Services
     _ballooning: Ballooning
+    _lxcfs: LxcfsService
 
     def __init__(self, paths: Paths, name: str, listen: Address) -> None:
         self.paths = paths
         self.name = name
         self._listen = listen
+        self._lxcfs_problem = ""
         self._exit = contextlib.ExitStack()
 
     def open(self) -> None:
@@ -129,10 +131,15 @@ class Node:
         """Containers run without it too, but see the host's memory and processors as their own."""
         try:
             first = (containers.init_pid(vmid) for vmid in containers.running())
-            for note in self._lxcfs.maintain(pid for pid in first if pid is not None):
-                log.warning("lxcfs", note=note)
+            notes = self._lxcfs.maintain(pid for pid in first if pid is not None)
         except OrreryError as error:
-            log.error("lxcfs does not run", reason=error.message)
+            if error.message != self._lxcfs_problem:  # tried again in a moment, but told once
+                log.error("lxcfs does not run", reason=error.message)
+            self._lxcfs_problem = error.message
+            return
+        self._lxcfs_problem = ""
+        for note in notes:
+            log.warning("lxcfs", note=note)
 
     def close(self) -> None:
         """Closes what was opened; guests, tasks and the DHCP service go on."""
