@@ -13,6 +13,7 @@ from orrery.cli import completion
 from orrery.cli.verbs import Columns, Session, duration, pairs, percent, size, verb
 from orrery.drivers.lxc import transfer
 from orrery.drivers.lxc.driver import LxcDriver
+from orrery.drivers.lxc.tree import Tree
 from orrery.errors import Failure, OrreryError
 from orrery.system import process
 
@@ -156,7 +157,7 @@ def destroy(
     session: Session,
     vmid: int = VMID,
     force: bool = typer.Option(False, "--force", help="Also when it runs."),
-    purge: bool = typer.Option(False, "--purge", help="Also drop it from jobs and the access control list."),
+    purge: bool = typer.Option(False, "--purge", help="Also drop it from jobs, of which there are none yet."),
     unreferenced: bool = typer.Option(False, "--unreferenced", help="Also remove volumes that no option names."),
     yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
     wait: bool = WAIT,
@@ -285,9 +286,13 @@ def shell(session: Session, vmid: int = VMID) -> None:
     """
     driver = LxcDriver(session.here())
     first = driver.init_pid(vmid)
-    root = Path(f"/proc/{first}/root")
-    found = next((each for each in SHELLS if first is not None and os.path.lexists(f"{root}{each}")), SHELLS[-1])
-    raise typer.Exit(entered(session, vmid, [found, "-l"]))
+    raise typer.Exit(entered(session, vmid, [SHELLS[-1] if first is None else shell_of(first), "-l"]))
+
+
+def shell_of(first: int) -> str:
+    """The best shell that a container has, by its own links: an absolute one would lead us out."""
+    with Tree(Path(f"/proc/{first}/root")) as tree:
+        return next(filter(tree.exists, SHELLS), SHELLS[-1])
 
 
 def entered(session: Session, vmid: int, command: list[str]) -> int:

@@ -141,7 +141,7 @@ def resume(session: Session, vmid: int = VMID, wait: bool = WAIT) -> None:
 def destroy(
     session: Session,
     vmid: int = VMID,
-    purge: bool = typer.Option(False, "--purge", help="Also drop it from jobs and the access control list."),
+    purge: bool = typer.Option(False, "--purge", help="Also drop it from jobs, of which there are none yet."),
     unreferenced: bool = typer.Option(False, "--unreferenced", help="Also remove disks that no option names."),
     yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
     wait: bool = WAIT,
