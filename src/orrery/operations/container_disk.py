@@ -255,9 +255,8 @@ def copy_volume(
         else:
             filesystem.make_volume(target, new_name, info.size)
             task.step("copy")
-            copy_contents(
-                ctx, tree_source(info, source.path(name)), tree_source(info_of(ctx, new), target.path(new_name))
-            )
+            old_tree = tree_source(info, source.path(name))
+            copy_contents(ctx, task, old_tree, tree_source(info_of(ctx, new), target.path(new_name)))
     return new
 
 
@@ -272,8 +271,8 @@ def tree_source(info: VolumeInfo, path: Path) -> LoopImage | Folder:
     return Folder(path, recursive=False) if info.format == SUBVOL else LoopImage(path)
 
 
-def copy_contents(ctx: NodeContext, old: LoopImage | Folder, new: LoopImage | Folder) -> None:
-    """Copies the tree on one volume to another; both are mounted for this task alone."""
+def copy_contents(ctx: NodeContext, task: TaskHandle, old: LoopImage | Folder, new: LoopImage | Folder) -> None:
+    """Copies the tree on one volume to another; both are mounted for this task alone. What is left out is a warning."""
     images = [source.path for source in (old, new) if isinstance(source, LoopImage)]
     for image in images:
         if not livemounts.wait_unused(image):
@@ -283,7 +282,7 @@ def copy_contents(ctx: NodeContext, old: LoopImage | Folder, new: LoopImage | Fo
         with mounts.aside():
             for source, place in zip((old, new), places, strict=True):
                 mounts.assemble({"rootfs": ContainerMount("rootfs", source)}, place)
-            copy_tree(*places)
+            copy_tree(*places, log=task.warn)
     finally:
         for image in images:
             livemounts.wait_unused(image)

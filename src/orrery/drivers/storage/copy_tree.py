@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The tree of one container's volume copied into another volume, by programs that reach nothing but the two.
 
-Owners, modes, times, links, holes, extended attributes and lists of access rights are kept; device nodes, which
-containers get otherwise, and sockets are not.
+Owners, modes, times, links, holes, whiteouts of overlay file systems, lists of access rights, and of the extended
+attributes users' own and capabilities are kept; device nodes, which containers get otherwise, and sockets are not.
 """
 
 from collections.abc import Callable

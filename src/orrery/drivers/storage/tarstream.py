@@ -28,6 +28,7 @@ _FILES: Final = frozenset(b"07\0S")
 _PLAIN: Final = frozenset(b"256")  # symbolic links, folders, FIFOs: no data
 _HARD_LINK: Final = ord("1")
 _DEVICES: Final = frozenset(b"34")
+_CHARACTER: Final = ord("3")
 _ADDITIONS: Final = frozenset(b"xXLK")
 _GLOBAL: Final = ord("g")
 _LABEL: Final = ord("V")
@@ -54,6 +55,8 @@ class _Head:
     gid: int = 0
     name: bytes = b""
     link: bytes = b""
+    whiteout: bool = False
+    """A device that is none: what overlay file systems, as those of containers inside, put for a file that is gone."""
 
 
 @dataclass
@@ -129,7 +132,7 @@ class TarFilter:
                 f"the archive is refused: '{_shown(head.name)}' belongs to user {head.uid} and group {head.gid}, "
                 f"but containers have ids up to {self.max_id} only"
             )
-        if head.kind in _DEVICES:
+        if head.kind in _DEVICES and not head.whiteout:
             self._leave_out(head, "is a device, which containers get otherwise")
         elif head.kind == _HARD_LINK and self._gone and _plain(head.link) in self._gone:
             self._leave_out(head, "is a link to a file that was left out")
@@ -199,6 +202,7 @@ class TarFilter:
             head.link = values.get(b"linkpath", long.get(ord("K"), block[157:257].rstrip(b"\0")))
             head.size = 0  # some programs write the file's size here, and no data
         elif head.kind in _PLAIN or head.kind in _DEVICES or head.kind == _LABEL:
+            head.whiteout = head.kind == _CHARACTER and not _number(block[329:337]) and not _number(block[337:345])
             if head.size:
                 raise Failure(f"the archive is damaged: '{_shown(head.name)}' cannot have contents")
         elif head.kind not in _FILES:

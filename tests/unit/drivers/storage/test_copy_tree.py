@@ -47,6 +47,7 @@ def test_everything_is_kept(old: Path, new: Path) -> None:
     (old / "holes").touch()
     os.truncate(old / "holes", 512 * MIB)
     os.utime(old / "su", (1, 1_000_000_000))
+    os.mknod(old / "gone", stat.S_IFCHR, 0)  # a whiteout
     (old / "lost+found").mkdir()
     (new / "lost+found").mkdir(mode=0o700)
     copy_tree(old, new)
@@ -60,6 +61,8 @@ def test_everything_is_kept(old: Path, new: Path) -> None:
     assert (new / "line\nbreak -x").read_bytes() == b"odd"
     holes = (new / "holes").stat()
     assert (holes.st_size, holes.st_blocks * 512 < MIB) == (512 * MIB, True)
+    gone = (new / "gone").lstat()
+    assert (stat.S_ISCHR(gone.st_mode), gone.st_rdev) == (True, 0)
     assert (new / "lost+found").stat().st_mode & 0o7777 == 0o700
 
 
