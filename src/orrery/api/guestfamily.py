@@ -31,6 +31,15 @@ class VolumeUse:
     source: VolumeId | None = None
 
 
+@dataclass(frozen=True)
+class BridgeUse:
+    """The bridge that a network card is connected to: untagged, as the VLAN `tag`, and with the VLANs `trunks`."""
+
+    bridge: str
+    tag: int | None = None
+    trunks: tuple[tuple[int, int], ...] = ()
+
+
 class GuestFamily(Protocol):
     """What is different between machines and containers."""
 
@@ -65,8 +74,8 @@ class GuestFamily(Protocol):
         """What an option asks of storages. Raises `ParameterError`."""
         ...
 
-    def bridge(self, key: str, text: str) -> tuple[str, int | None] | None:
-        """The bridge, and the VLAN on it, that a network card is connected to."""
+    def bridge(self, key: str, text: str) -> BridgeUse | None:
+        """The bridge, and the VLANs on it, that a network card is connected to."""
         ...
 
 
@@ -100,11 +109,11 @@ class _Machines:
         drive = parse_drive(key, text)
         return VolumeUse(drive.storage, drive.volume, drive.source)
 
-    def bridge(self, key: str, text: str) -> tuple[str, int | None] | None:
+    def bridge(self, key: str, text: str) -> BridgeUse | None:
         if not key.startswith("net"):
             return None
         nic = parse_machine_nic(text)
-        return None if nic.bridge is None else (nic.bridge, nic.tag)
+        return None if nic.bridge is None else BridgeUse(nic.bridge, nic.tag, nic.trunks)
 
 
 class _Containers:
@@ -143,12 +152,12 @@ class _Containers:
             raise ParameterError({key: f"invalid format - {error}"}) from error
         return VolumeUse(storage=mount.storage) if mount.new is not None else VolumeUse(volume=mount.volume)
 
-    def bridge(self, key: str, text: str) -> tuple[str, int | None] | None:
+    def bridge(self, key: str, text: str) -> BridgeUse | None:
         indexed = CONTAINER_OPTIONS.expand(key)
         if indexed is None or indexed[0] != "net":
             return None
         nic = parse_nic(text, indexed[1])
-        return None if nic.bridge is None else (nic.bridge, nic.tag)
+        return None if nic.bridge is None else BridgeUse(nic.bridge, nic.tag, nic.trunks)
 
 
 def _unprivileged(changes: Changes, current: Mapping[str, str]) -> bool:

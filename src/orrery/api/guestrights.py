@@ -4,11 +4,13 @@
 from collections.abc import Iterator, Mapping
 
 from orrery.api.call import Call
-from orrery.api.guestfamily import Changes, GuestFamily, VolumeUse
+from orrery.api.guestfamily import BridgeUse, Changes, GuestFamily, VolumeUse
 from orrery.api.volumerights import require_read
 from orrery.errors import Forbidden, ParameterError
 from orrery.metrics.facts import GuestFacts
 from orrery.model.volume import ParsedVolume, VolumeId, parse_volname
+
+LAST_VLAN = 4094
 
 
 def visible_guests(call: Call, *privileges: str) -> Iterator[GuestFacts]:
@@ -74,12 +76,15 @@ def check_space(call: Call, storage: str) -> None:
     call.require(f"/storage/{storage}", "Datastore.AllocateSpace")
 
 
-def check_bridge(call: Call, connection: tuple[str, int | None] | None) -> None:
-    """The right to use a bridge, and the VLAN on it."""
-    if connection is not None:
-        bridge, tag = connection
-        path = f"/sdn/zones/localnetwork/{bridge}"
-        call.require(path if tag is None else f"{path}/{tag}", "SDN.Use")
+def check_bridge(call: Call, use: BridgeUse | None) -> None:
+    """The right to use a bridge, or the VLAN on it, and every VLAN that the card is trunked with."""
+    if use is None:
+        return
+    path = f"/sdn/zones/localnetwork/{use.bridge}"
+    call.require(path if use.tag is None else f"{path}/{use.tag}", "SDN.Use")
+    vlans = {vlan for first, last in use.trunks for vlan in range(first, min(last, LAST_VLAN) + 1)}
+    for vlan in sorted(vlans - {use.tag}):
+        call.require(f"{path}/{vlan}", "SDN.Use")
 
 
 def parsed_volume(key: str, volume: VolumeId) -> ParsedVolume:

@@ -218,6 +218,20 @@ def test_what_comes_later_is_refused_by_name(params: dict[str, str], runner: Sta
 ALL_RIGHTS = "VM.Allocate VM.Config.Disk VM.Config.CPU VM.Config.Memory VM.Config.Network VM.Config.Options"
 
 
+def test_whoever_may_use_one_vlan_gets_no_others_as_trunks(user: Any, runner: Starter) -> None:
+    bridge = {"_sdn_zones_localnetwork_vmbr0_5": "SDN.Use", "_sdn_zones_localnetwork_vmbr0_6": "SDN.Use"}
+    rights = f"{ALL_RIGHTS} VM.Config.HWType"
+    wire = user(vms=rights, storage_local="Datastore.AllocateSpace", **bridge)
+    card = "name=eth0,bridge=vmbr0,tag=5,trunks="
+    assert wire.post(LXC, vmid="102", ostemplate=TEMPLATE, net0=f"{card}5;6").status == 200
+    denied = "Permission check failed (/sdn/zones/localnetwork/vmbr0/7, SDN.Use)"
+    refused = wire.post(LXC, vmid="102", ostemplate=TEMPLATE, net0=f"{card}6;7")
+    assert (refused.status, refused.reason) == (403, denied)
+    refused = wire.post(LXC.replace("lxc", "qemu"), vmid="103", net0="virtio,bridge=vmbr0,tag=5,trunks=5-7")
+    assert (refused.status, refused.reason) == (403, denied)
+    assert len(runner.started) == 1
+
+
 def test_who_may_create(user: Any, runner: Starter) -> None:
     wire = user(vms=ALL_RIGHTS, storage_local="Datastore.AllocateSpace")
     assert wire.post(LXC, vmid="102", ostemplate=TEMPLATE, features="nesting=1").status == 200
