@@ -129,11 +129,13 @@ def run(
     redact: Sequence[str] = (),
     stdout: int | None = None,
     on_output: Callable[[bytes], None] | None = None,
+    most: int | None = None,
 ) -> Completed:
     """Run a program to its end; `timeout` in seconds.
 
     The child sees a small fixed environment plus `env`, and dies with us. `stdout` sends its output to a descriptor;
-    `on_output` gets each piece of output as it comes (progress). `redact` are texts to keep out of logs and errors.
+    `on_output` gets each piece of output as it comes (progress). Of output and errors the first `most` bytes are
+    kept, for programs that strangers made. `redact` are texts to keep out of logs and errors.
     Raises Failure with the last line of its standard error when it is missing, ends badly (and `check`), or takes too
     long; any exception here, also one from a signal handler, kills it.
     """
@@ -146,7 +148,7 @@ def run(
     else:
         child = _popen(arguments, title, pass_fds, env, cwd, stdout, has_input=input is not None)
         try:
-            out, error = _converse(child, input, started + timeout, on_output)
+            out, error = _converse(child, input, started + timeout, on_output, most)
         except BaseException as problem:
             _kill(child)
             if isinstance(problem, TimeoutError):
@@ -199,7 +201,11 @@ def _popen(
 
 
 def _converse(
-    child: subprocess.Popen[bytes], data: bytes | None, deadline: float, on_output: Callable[[bytes], None] | None
+    child: subprocess.Popen[bytes],
+    data: bytes | None,
+    deadline: float,
+    on_output: Callable[[bytes], None] | None,
+    most: int | None,
 ) -> tuple[bytes, bytes]:
     """Feed the child and collect what it says, until it has ended. Raises TimeoutError."""
     out, error = bytearray(), bytearray()
@@ -224,7 +230,7 @@ def _converse(
                     selector.unregister(key.fileobj)
                 elif key.data is out and on_output is not None:
                     on_output(piece)
-                key.data.extend(piece)
+                key.data.extend(piece if most is None else piece[: most - len(key.data)])
     try:
         child.wait(_left(deadline))
     except subprocess.TimeoutExpired as problem:

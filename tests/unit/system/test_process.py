@@ -119,6 +119,11 @@ def test_run_streams_output_as_it_comes() -> None:
     assert pieces == [b"1", b"2"]
 
 
+def test_run_keeps_no_more_than_is_wanted() -> None:
+    done = process.run(["sh", "-c", "yes | head -c 3000000; yes 2 | head -c 3000000 >&2"], timeout=20, most=1000)
+    assert (len(done.stdout), len(done.stderr)) == (1000, 1000)
+
+
 def test_run_passes_descriptors_and_output_file(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as out, (tmp_path / "in").open("w+b") as source:
         source.write(b"hello")

@@ -21,6 +21,7 @@ Wish = Literal["stop", "reboot"]
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ASK_SECONDS: Final = 20.0
 _MOST_LOG: Final = 1 << 18
+_MOST_SAID: Final = 1 << 20
 
 # systemd(1): signals; 34 is the first real-time signal that the C library leaves to programs.
 _SYSTEMD: Final = {"stop": 34 + 3, "reboot": 34 + 5}
@@ -48,8 +49,8 @@ def execute(
 ) -> Completed:
     """Run a program in a container and wait for its end; see `process.run`. `user`: uid and gid inside.
 
-    Its environment holds PATH, HOME, TERM and `env` alone. The exit code is the program's own; 127: there is none of
-    that name, 126: it cannot be run.
+    Its environment holds PATH, HOME, TERM and `env` alone. Of what it says the first MiB is kept: it may say anything.
+    The exit code is the program's own; 127: there is none of that name, 126: it cannot be run.
     """
     command = entering(vmid, paths, monitor, argv, env=env, user=user)
     return process.run(
@@ -59,6 +60,7 @@ def execute(
         input=input,
         check=check,
         on_output=on_output,
+        most=_MOST_SAID,
     )
 
 
