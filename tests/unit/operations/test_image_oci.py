@@ -262,3 +262,13 @@ def test_zstd_layers(node: Node) -> None:
     with serving(image.pages("team/app", "1")) as site:
         node.run(pull(node, site))
     assert "etc/passwd" in members(node)
+
+
+def test_an_archive_does_not_decide_how_much_memory_is_read_into(node: Node) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 1 << 40
+    file = node.root / "template/cache/large.tar"
+    file.write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20))
+    with pytest.raises(Failure, match="larger than 1 MiB"):
+        node.run(OciImport("local", "local:vztmpl/large.tar", VOLUME))
+    assert not (node.root / FILE).exists()

@@ -63,7 +63,7 @@ class Tree:
                     if parts[-1].startswith(_WHITEOUT):
                         self._white_out(parts)
                 stream.seek(0)
-                with tarfile.open(fileobj=cast(IO[bytes], _Watched(stream)), mode="r:", errorlevel=2) as archive:
+                with tarfile.open(fileobj=watched(stream), mode="r:", errorlevel=2) as archive:
                     for member in archive:
                         self._count(member)
                         self._take(layer, member)
@@ -184,7 +184,7 @@ def _folder() -> Node:
 
 
 def _names(stream: IO[bytes]) -> Iterator[tuple[str, ...]]:
-    with tarfile.open(fileobj=cast(IO[bytes], _Watched(stream)), mode="r:", errorlevel=2) as archive:
+    with tarfile.open(fileobj=watched(stream), mode="r:", errorlevel=2) as archive:
         for member in archive:
             forget(archive)
             if parts := _parts(member.name):
@@ -202,6 +202,11 @@ def _parts(name: str) -> tuple[str, ...]:
     ):
         raise Failure(f"the image has a file by the name '{name[:200]}', which is refused")
     return parts
+
+
+def watched(stream: IO[bytes]) -> IO[bytes]:
+    """A file as tarfile should read it: never much at a time. Reading raises Failure for absurdly large headers."""
+    return cast(IO[bytes], _Watched(stream))
 
 
 class _Watched:

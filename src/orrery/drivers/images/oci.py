@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from orrery.drivers.images.base import IMAGE, Digest, Fetched, Workshop, parse_json
-from orrery.drivers.images.layers import MAX_LAYERS, Tree, forget
+from orrery.drivers.images.layers import MAX_LAYERS, Tree, forget, watched
 from orrery.drivers.images.registry import INDEXES, MANIFESTS, Registry
 from orrery.errors import Failure, NotFound, NotSupported
 from orrery.model.images import ARCHITECTURE, Reference
@@ -196,7 +196,7 @@ class Archive:
         """The archive; None for a tar file that is no image layout."""
         members: dict[str, tuple[int, int]] = {}
         try:
-            with tarfile.open(file, "r:", errorlevel=2) as archive:
+            with file.open("rb") as stream, tarfile.open(fileobj=watched(stream), mode="r:", errorlevel=2) as archive:
                 for member in archive:
                     forget(archive)
                     if member.isreg() and member.sparse is None and len(members) < 4 * MAX_LAYERS:
