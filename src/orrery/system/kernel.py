@@ -38,7 +38,7 @@ _ATTRIBUTES: Final = {
 }
 # These have the same number on every architecture.
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_OPENAT2, _SYS_MOUNT_SETATTR = 428, 429, 437, 442
-_RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10  # openat2.h
+_RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_IN_ROOT = 0x02, 0x04, 0x10  # openat2.h
 # loop.h
 _LOOP_CONTROL: Final = "/dev/loop-control"
 _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE, _LOOP_GET_STATUS64, _LOOP_SET_CAPACITY = 0x4C82, 0x4C0A, 0x4C05, 0x4C07
@@ -145,24 +145,29 @@ def move_tree(tree: int, target: str) -> None:
     call(step, _syscall, _SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), flags)
 
 
-def open_inside(top: int, path: str, flags: int) -> int:
-    """Open `path` with the open folder `top` as the root of all names and links (openat2(2)). Raises StepError."""
-    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+def open_inside(top: int, path: str, flags: int, *, links: bool = True) -> int:
+    """Open `path` with the open folder `top` as the root of all names and links (openat2(2)). Raises StepError.
+
+    Without `links` a symbolic link on the way is an error (ELOOP).
+    """
+    resolve = _RESOLVE_IN_ROOT | (_RESOLVE_NO_MAGICLINKS if links else _RESOLVE_NO_SYMLINKS)
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
     return call(f"open '{path}'", _syscall, _SYS_OPENAT2, top, os.fsencode(path), how, len(how))
 
 
-def make_inside(top: int, path: str, *, folder: bool) -> int:
+def make_inside(top: int, path: str, *, folder: bool, links: bool = True) -> int:
     """Open a mount point below `top` as `open_inside` does, made first where it is missing. Raises StepError."""
     parts = [part for part in path.split("/") if part]
     for depth, part in enumerate(parts, 1):
         here = "/".join(parts[:depth])
         last = depth == len(parts)
         try:
-            opened = open_inside(top, here, os.O_PATH)
+            opened = open_inside(top, here, os.O_PATH, links=links)
         except StepError as error:
             if error.code != errno.ENOENT:
                 raise
-            parent = open_inside(top, "/".join(parts[: depth - 1]) or ".", os.O_PATH | os.O_DIRECTORY)
+            above = "/".join(parts[: depth - 1]) or "."
+            parent = open_inside(top, above, os.O_PATH | os.O_DIRECTORY, links=links)
             try:
                 if folder or not last:
                     os.mkdir(part, 0o755, dir_fd=parent)
@@ -171,7 +176,7 @@ def make_inside(top: int, path: str, *, folder: bool) -> int:
                     os.close(os.open(part, flags, 0o644, dir_fd=parent))
             finally:
                 os.close(parent)
-            opened = open_inside(top, here, os.O_PATH)
+            opened = open_inside(top, here, os.O_PATH, links=links)
         if last:
             return opened
         os.close(opened)

@@ -11,6 +11,7 @@ that nothing of the host's is held by it; what is mounted in the view never show
     {"kind": "folder", source, target, flags, recursive, read_only}         a folder or file of the host
     {"kind": "nodes", target, nodes: [[name, mode, device number, uid, gid]]}   device nodes in a tmpfs
     {"kind": "memory", target, size, mode}                                  an empty tmpfs
+    {"kind": "spot", root, target, folder}      no mount: a place to mount at in a stranger's tree, made if missing
 """
 
 import errno
@@ -29,6 +30,7 @@ from orrery.system.kernel import (
     attach_loop,
     attributes_of,
     clone_tree,
+    make_inside,
     mount,
     move_tree,
     unshare,
@@ -57,6 +59,9 @@ def place(each: dict[str, Any]) -> None:
     flags = each.get("flags", 0) | (MS_RDONLY if each.get("read_only") else 0)
     if each["kind"] == "folder":
         _bind(each, flags)
+        return
+    if each["kind"] == "spot":
+        _spot(each["root"], target, folder=each["folder"])
         return
     os.makedirs(target, mode=0o755, exist_ok=True)
     match each["kind"]:
@@ -88,6 +93,17 @@ def _bind(each: dict[str, Any], flags: int) -> None:
         move_tree(tree, target)
     finally:
         os.close(tree)
+
+
+def _spot(root: str, target: str, *, folder: bool) -> None:
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.close(make_inside(top, target, folder=folder, links=False))
+    except (StepError, OSError) as error:
+        code = error.code if isinstance(error, StepError) else error.errno or errno.EIO
+        raise StepError(f"make the mount point '{target}' in the container", code) from error
+    finally:
+        os.close(top)
 
 
 def _image(each: dict[str, Any], flags: int) -> None:

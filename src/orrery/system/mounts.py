@@ -154,7 +154,22 @@ class Memory:
         return {"kind": "memory", "target": str(self.target), "size": self.size, "mode": self.mode}
 
 
-Shown = Mount | DeviceNodes | Memory
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A place `target` to mount at in the tree `root` of a stranger: made there where it is missing, and nowhere else.
+
+    A symbolic link on the way to it is an error.
+    """
+
+    root: Path
+    target: str
+    folder: bool = True
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "spot", "root": str(self.root), "target": self.target, "folder": self.folder}
+
+
+Shown = Mount | DeviceNodes | Memory | Spot
 """What a program's view may hold."""
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from orrery.errors import Failure
 from orrery.system import livemounts, mounts, process
-from orrery.system.mounts import ContainerMount, DeviceNode, DeviceNodes, Folder, LoopImage, Memory, Mount
+from orrery.system.mounts import ContainerMount, DeviceNode, DeviceNodes, Folder, LoopImage, Memory, Mount, Spot
 
 
 def image(path: Path) -> Path:
@@ -83,6 +83,24 @@ def test_a_program_has_mounts_that_nobody_else_sees(tmp_path: Path, threads: boo
     assert seen(place) == ""
     assert livemounts.wait_unused(disk)
     assert not (tmp_path / "shown" / "x").exists()
+
+
+@pytest.mark.root
+def test_a_place_to_mount_at_is_made_in_a_tree_and_never_beside_it(tmp_path: Path) -> None:
+    tree, beside = tmp_path / "tree", tmp_path / "beside"
+    tree.mkdir()
+    beside.mkdir()
+    (tree / "away").symlink_to(beside)
+    (tree / "here").symlink_to("srv")
+    view: list[mounts.Shown] = [Spot(tree, "/srv/data"), Spot(tree, "/srv/file", folder=False)]
+    see(view, "true", tmp_path / "output")
+    assert (tree / "srv/data").is_dir()
+    assert (tree / "srv/file").is_file()
+    for place in ("/away/data", "/away", "/here/more"):
+        with pytest.raises(Failure, match=r"make the mount point '.*' in the container: Too many levels of symbolic"):
+            see([Spot(tree, place)], "true", tmp_path / "output")
+    assert list(beside.iterdir()) == []
+    assert not (tree / "srv/more").exists()
 
 
 @pytest.mark.root

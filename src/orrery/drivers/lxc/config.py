@@ -94,10 +94,12 @@ def _identity(plan: ContainerPlan) -> Iterator[str]:
 
 def _restart_hook(plan: ContainerPlan) -> str:
     """A restart from inside is LXC's own, by the configuration that it has. When what the container has was changed
-    since, the container ends instead, with a note that it wants to be started anew.
+    since, the container ends instead, with a note that it wants to be started anew. The log begins anew with each
+    restart, of which there may be any number.
     """
-    changed, restart = (shlex.quote(str(plan.folder / name)) for name in (CHANGED_FILE, RESTART_FILE))
-    script = f'test "$LXC_TARGET" != reboot || test ! -e {changed} || {{ : >{restart}; exit 1; }}'
+    files = (CHANGED_FILE, RESTART_FILE, LOG_FILE)
+    changed, restart, log = (shlex.quote(str(plan.folder / name)) for name in files)
+    script = f'test "$LXC_TARGET" = reboot || exit 0; test ! -e {changed} || {{ : >{restart}; exit 1; }}; : >{log}'
     return f"/bin/sh -c {shlex.quote(script)}"
 
 
@@ -170,7 +172,8 @@ def _mounts(plan: ContainerPlan) -> Iterator[str]:
 
 def _options(mount: ContainerMount, plan: ContainerPlan) -> Iterator[str]:
     yield "rbind" if isinstance(mount.source, Folder) and mount.source.recursive else "bind"
-    yield "create=file" if mount.key in plan.files else "create=dir"
+    if plan.outer(mount) is None:
+        yield "create=file" if mount.key in plan.files else "create=dir"
     if mount.read_only:
         yield "ro"
     mapped = mount.mapped and plan.idmap is not None

@@ -21,7 +21,7 @@ from orrery.errors import Failure
 from orrery.model.idmap import IdMap
 from orrery.system import files, process
 from orrery.system.cgroup import Group, Hierarchies
-from orrery.system.mounts import DeviceNode, DeviceNodes, Folder, Memory, Mount, Shown
+from orrery.system.mounts import DeviceNode, DeviceNodes, Folder, Memory, Mount, Shown, Spot
 from orrery.system.paths import Paths
 from orrery.system.process import ProcessId
 
@@ -127,6 +127,11 @@ def _view(plan: ContainerPlan) -> Iterator[Shown]:
         if isinstance(mount.source, Folder) and not mount.source.path.exists():
             raise Failure(f"{mount.key}: '{mount.source.path}' does not exist")
         yield replace(mount, options=options).at(place)
+    for mount in plan.mounts:
+        outer = plan.outer(mount)
+        if outer is not None:
+            inside = mount.target.removeprefix(outer.target)
+            yield Spot(plan.place(outer.key), f"/{inside.lstrip('/')}", folder=mount.key not in plan.files)
     if plan.devices:
         yield DeviceNodes(plan.place(config.DEVICES), tuple(_owned(plan)))
 

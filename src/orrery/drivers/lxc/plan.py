@@ -103,6 +103,19 @@ class ContainerPlan:
         """Where a mount is put together, seen by the container's monitor alone."""
         return STAGE / key
 
+    def outer(self, mount: ContainerMount) -> ContainerMount | None:
+        """The mount in whose tree the mount point lies that we make for this one.
+
+        None for the root, and for what lies in the container's own /dev: that is new at each start and holds no links,
+        so LXC may make mount points there. Anywhere else it would follow the links of whoever is root inside, out into
+        the host's folders.
+        """
+        if mount.key == ROOT:
+            return None
+        around = [each for each in self.mounts if mount.target.startswith(f"{each.target.rstrip('/')}/")]
+        found = max(around, key=lambda each: len(each.target))
+        return None if found.key == ROOT and mount.target.startswith("/dev/") else found
+
     @property
     def programs(self) -> Path:
         """The only folder in which LXC looks for programs.

@@ -51,6 +51,22 @@ def test_nothing_gets_a_second_line_into_the_configuration() -> None:
         config.render(built)
 
 
+def test_mount_points_are_made_by_us_where_somebody_inside_may_have_put_links() -> None:
+    points = {"mp0": "/srv", "mp1": "/srv/data", "mp2": "/dev/disk", "mp3": "/dev/disk/more", "mp4": "/srvx"}
+    built = build(**{key: f"local:100/vm-100-disk-{key[2:]}.raw,mp={place}" for key, place in points.items()})
+    outer = {mount.key: built.outer(mount) for mount in built.mounts}
+    assert {key: found.key if found else None for key, found in outer.items()} == {
+        "rootfs": None,
+        "mp0": "rootfs",
+        "mp1": "mp0",
+        "mp2": None,
+        "mp3": "mp2",
+        "mp4": "rootfs",
+    }
+    entries = [line for line in config.render(built).splitlines() if "/run/lxc/mp" in line]
+    assert [line.split()[2] for line in entries if "create=" in line] == ["/run/lxc/mp2"]
+
+
 @given(st.integers(100, 10_000), st.integers(1, 8))
 def test_as_many_processors_as_cores(vmid: int, cores: int) -> None:
     view = container_view(GuestConfig(options={**ROOT, "cores": str(cores)}))
