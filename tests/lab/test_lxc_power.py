@@ -96,14 +96,16 @@ def test_a_changed_container_ends_when_it_restarts_itself(lxc: Lab) -> None:
     lxc.driver.restart_afresh(100)
     lxc.run(100, "reboot")
     assert lxc.driver.wait_end(100, 60)
-    assert lxc.driver.take_restart(100)
-    assert not lxc.driver.take_restart(100)
+    assert lxc.driver.wants_restart(100)
+    lxc.driver.forget_restart(100)
+    lxc.driver.forget_restart(100)
+    assert not lxc.driver.wants_restart(100)
     lxc.driver.forget(100)
     lxc.start(100)
     lxc.driver.restart_afresh(100)
     lxc.driver.ask_to_stop(100)
     assert lxc.driver.wait_end(100, 60)
-    assert not lxc.driver.take_restart(100)
+    assert not lxc.driver.wants_restart(100)
 
 
 def test_a_killed_monitor_takes_everything_with_it(lxc: Lab) -> None:

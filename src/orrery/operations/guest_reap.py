@@ -34,7 +34,7 @@ def reap(ctx: NodeContext, journal: Journal, runner: Runner) -> list[int]:
                 with journal.locked(guest_lock(vmid), wait=0):
                     if driver_of(ctx, kind).find(vmid) is not None:
                         continue
-                    again = kind == "lxc" and ctx.containers.take_restart(vmid)
+                    again = kind == "lxc" and ctx.containers.wants_restart(vmid)
                     hooked = has_hook(ctx, vmid, kind)
                     if not hooked and not again:
                         release(ctx, vmid, kind)
@@ -43,7 +43,7 @@ def reap(ctx: NodeContext, journal: Journal, runner: Runner) -> list[int]:
             reaped.append(vmid)
             log.info("guest ended", kind=kind, vmid=vmid)
             if again:
-                start_again(runner, vmid)
+                start_again(ctx, runner, vmid)
             elif hooked:
                 start_stop(runner, vmid, kind)
     return reaped
@@ -57,12 +57,17 @@ def has_hook(ctx: NodeContext, vmid: int, kind: GuestKind) -> bool:
     return "hookscript" in found.record.config.options
 
 
-def start_again(runner: Runner, vmid: int) -> None:
-    """Begins the task that starts a container whose system asked for a restart after it had been changed."""
+def start_again(ctx: NodeContext, runner: Runner, vmid: int) -> None:
+    """Begins the task that starts a container whose system asked for a restart after it had been changed.
+
+    One that cannot begin is tried again; one that fails is not.
+    """
     try:
         runner.start(StartContainer(vmid, skiplock=True), Identity(ROOT))
     except OrreryError as error:
         log.error("a container that restarts could not be started again", vmid=vmid, reason=error.message)
+    else:
+        ctx.containers.forget_restart(vmid)
 
 
 def start_stop(runner: Runner, vmid: int, kind: GuestKind) -> None:

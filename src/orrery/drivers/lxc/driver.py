@@ -296,13 +296,13 @@ class LxcDriver:
         with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
             (self.folder(vmid) / CHANGED_FILE).touch(mode=0o600)
 
-    def take_restart(self, vmid: int) -> bool:
-        """Whether a container that has ended did so to be started anew (`restart_afresh`); told once."""
-        try:
-            (self.folder(vmid) / RESTART_FILE).unlink()
-        except FileNotFoundError:
-            return False
-        return True
+    def wants_restart(self, vmid: int) -> bool:
+        """Whether a container that has ended did so to be started anew (`restart_afresh`)."""
+        return (self.folder(vmid) / RESTART_FILE).exists()
+
+    def forget_restart(self, vmid: int) -> None:
+        """Somebody starts it anew now (idempotent)."""
+        (self.folder(vmid) / RESTART_FILE).unlink(missing_ok=True)
 
     def _live(self, vmid: int) -> LiveContainer:
         first = self._first(vmid)
