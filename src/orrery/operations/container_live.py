@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What of a change takes effect on a running container: limits, network cards, mount points, devices."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
-from orrery.errors import Failure, OrreryError
 from orrery.model.container_devices import ContainerNic, parse_device, parse_mount, parse_nic
 from orrery.model.container_options import CONTAINER_OPTIONS
 from orrery.model.guest import GuestConfig
 from orrery.operations.container_mounts import container_mount
 from orrery.operations.context import NodeContext
+from orrery.operations.guest_pending import put_back_on_failure
 from orrery.tasks.operation import TaskHandle
 
 
@@ -56,10 +55,8 @@ def change_card(ctx: NodeContext, vmid: int, key: str, old: str | None, new: str
     if before is not None:
         unplug_card(ctx, vmid, before)
     if after is not None:
-        put_back_on_failure(
-            lambda: plug_card(ctx, vmid, after),
-            lambda: None if before is None else plug_card(ctx, vmid, before),
-        )
+        with put_back_on_failure(lambda: None if before is None else plug_card(ctx, vmid, before)):
+            plug_card(ctx, vmid, after)
     return True
 
 
@@ -105,10 +102,8 @@ def change_mount(ctx: NodeContext, vmid: int, key: str, old: str | None, new: st
     if before is not None:
         ctx.containers.detach_mount(vmid, before)
     if after is not None:
-        put_back_on_failure(
-            lambda: ctx.containers.attach_mount(vmid, after),
-            lambda: None if before is None else ctx.containers.attach_mount(vmid, before),
-        )
+        with put_back_on_failure(lambda: None if before is None else ctx.containers.attach_mount(vmid, before)):
+            ctx.containers.attach_mount(vmid, after)
     return True
 
 
@@ -117,22 +112,8 @@ def change_device(ctx: NodeContext, vmid: int, old: str | None, new: str | None)
     if old is not None:
         ctx.containers.detach_device(vmid, parse_device(old))
     if new is not None:
-        put_back_on_failure(
-            lambda: ctx.containers.attach_device(vmid, parse_device(new)),
-            lambda: None if old is None else ctx.containers.attach_device(vmid, parse_device(old)),
-        )
+        with put_back_on_failure(
+            lambda: None if old is None else ctx.containers.attach_device(vmid, parse_device(old))
+        ):
+            ctx.containers.attach_device(vmid, parse_device(new))
     return True
-
-
-def put_back_on_failure(plug: Callable[[], None], plug_old: Callable[[], None]) -> None:
-    """Gives the container back what was taken out to make room for something that it does not take."""
-    try:
-        plug()
-    except OrreryError as error:
-        try:
-            plug_old()
-        except OrreryError as second:
-            raise Failure(
-                f"{error.message}; and what was there before could not be put back: {second.message}"
-            ) from error
-        raise

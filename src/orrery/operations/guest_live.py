@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What of a change takes effect on a running machine: its devices are plugged, unplugged or told."""
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 
 from orrery.drivers.qemu.commandline import resources
 from orrery.drivers.qemu.live import LiveMachine
 from orrery.drivers.qemu.plan import TapFds
-from orrery.errors import OrreryError
 from orrery.model.devices import Nic, machine_devices, parse_nic
 from orrery.model.disks import parse_disk
 from orrery.model.guest import GuestConfig
@@ -15,6 +13,7 @@ from orrery.model.machine import expand_indexed, is_disk
 from orrery.model.machine_changes import Change, change_of, hotplug_features
 from orrery.operations.context import NodeContext
 from orrery.operations.drives import parse_drive, volume_file
+from orrery.operations.guest_pending import put_back_on_failure
 from orrery.tasks.operation import TaskHandle
 
 
@@ -82,17 +81,6 @@ def change_card(
     else:
         ctx.network.tap_reconnect(vmid, index, card)
         live.set_link(card)
-
-
-@contextmanager
-def put_back_on_failure(plug_old: Callable[[], None]) -> Iterator[None]:
-    """Gives the machine the device back that was taken out to make room for one that it does not take."""
-    try:
-        yield
-    except OrreryError:
-        with suppress(OrreryError):
-            plug_old()
-        raise
 
 
 def plug_card(ctx: NodeContext, live: LiveMachine, vmid: int, card: Nic) -> None:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """How what is pending takes effect in a configuration, and what becomes of volumes that no option names any more."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
-from orrery.errors import OrreryError
+from orrery.errors import Failure, OrreryError
 from orrery.model.cloudinit import is_volume as is_medium
 from orrery.model.guest import GuestConfig
 from orrery.operations.context import NodeContext
@@ -98,6 +99,21 @@ def apply_hot(ctx: NodeContext, task: TaskHandle, stored: StoredGuest, apply_liv
             task.warn(f"{key}: hotplug problem - {error.message}; the change waits for the next start")
             continue
         stored = settle(ctx, task, stored, after, removed)
+
+
+@contextmanager
+def put_back_on_failure(plug_old: Callable[[], None]) -> Iterator[None]:
+    """Gives the guest back what was taken out to make room for something that it does not take."""
+    try:
+        yield
+    except OrreryError as error:
+        try:
+            plug_old()
+        except OrreryError as second:
+            raise Failure(
+                f"{error.message}; and what was there before could not be put back: {second.message}"
+            ) from error
+        raise
 
 
 def settle(

@@ -55,3 +55,13 @@ def test_a_card() -> None:
     with pytest.raises(Failure, match="no room"):
         change_card(ctx, live, 100, "replace", "net0", OLD_CARD, NEW_CARD)
     assert live.done == ["unplug BC:24:11:00:00:01", "plug BC:24:11:00:00:01"]
+
+
+def test_what_cannot_be_put_back_is_told() -> None:
+    class Full(Live):
+        def plug_disk(self, disk: Disk, volume: Any) -> None:
+            raise Failure(f"no room for {disk.serial}")
+
+    live: Any = Full()
+    with pytest.raises(Failure, match="no room for new; and what was there before could not be put back: no room for"):
+        change_disk(SimpleNamespace(), live, "replace", "scsi1", OLD_DISK, NEW_DISK)  # type: ignore[arg-type]
