@@ -127,9 +127,11 @@ def test_an_archive_becomes_a_template(admin: Wire, services: Services, ends: di
         ("post", IMAGES, {"storage": "local", "image": "debian-12"}),
         ("post", f"/nodes/{NODE}/storage/local/oci-registry-pull", {"reference": "nginx:1"}),
         ("get", f"/nodes/{NODE}/query-oci-repo-tags", {"reference": "nginx"}),
+        ("get", IMAGES, {"check": 1}),
         ("get", "/cluster/images", {}),
         ("put", "/cluster/images", {"mirrors": ""}),
         ("post", LAUNCH, {"image": "debian-12"}),
+        ("post", LAUNCH, {"image": "no-such-thing"}),
         ("delete", f"{IMAGES}/local:vztmpl/x.tar", {}),
     ],
 )

@@ -11,7 +11,7 @@ from orrery.api.endpoint import endpoint
 from orrery.api.manners import Enum, Text
 from orrery.api.parameters import Boolean, NodeParams, NoParams, Params, StorageId
 from orrery.api.volumerights import may_read, named_volume, require_read, require_remove
-from orrery.errors import OrreryError, ParameterError
+from orrery.errors import Forbidden, OrreryError, ParameterError
 from orrery.model.images import (
     CATALOGUE,
     KINDS,
@@ -81,6 +81,8 @@ class SetSources(Params):
 def list_images(call: Call, p: ListImages) -> list[dict[str, Any]]:
     """What guests can be made from, and what of it is on the storages."""
     ctx = call.services.context
+    if p.check:
+        require_asking(call)
     kinds = KINDS if p.type is None else (_KIND[p.type],)
     there = [found for found in present(ctx, kinds) if _visible(call, found)]
     listed = entries(ctx) if p.check else CATALOGUE
@@ -91,6 +93,13 @@ def list_images(call: Call, p: ListImages) -> list[dict[str, Any]]:
             rows += [_row(call, entry, each, check=p.check) for each in found] or [_row(call, entry, None, check=False)]
     rows += [_oci_row(each) for each in there if each.record is not None and each.record.source == "oci"]
     return rows
+
+
+def require_asking(call: Call) -> None:
+    """Raises `Forbidden` for who may fetch no image: the node asks other servers for those alone who may."""
+    names = call.services.context.storages.names()
+    if not any(call.allowed(f"/storage/{name}", "Datastore.AllocateTemplate") for name in names):
+        raise Forbidden("Permission check failed (/storage, Datastore.AllocateTemplate)")
 
 
 def _visible(call: Call, found: Present) -> bool:

@@ -101,9 +101,9 @@ class _Image:
 )
 def launch(call: Call, p: Launch) -> Any:
     """Create a guest from an image, fetched if need be, and start it."""
-    image = _find(call, p)
     vmid = p.vmid or int(next_id(call, NextId()))
-    require_allocation(call, vmid, p.pool)
+    require_allocation(call, vmid, p.pool)  # before other servers are asked for the image
+    image = _find(call, p)
     require_read(call, image.storage, parse_volname(image.volume))
     operation = _machine(call, p, image, vmid) if image.kind == "machine" else _container(call, p, image, vmid)
     return call.start(operation)
