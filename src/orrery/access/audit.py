@@ -25,7 +25,10 @@ from orrery.system.files import FileLock
 REDACTED = "(secret)"
 SECRET_WORDS = ("password", "passwd", "secret", "token-value", "private", "ticket", "otp", "challenge", "cookie")
 SECRET_NAMES = frozenset(
-    {"cipassword", "key", "client-key", "certkey", "encryption-key", "keyring", "value", "data", "input-data", "env"}
+    {
+        *("cipassword", "key", "client-key", "certkey", "encryption-key", "product-key", "keyring"),
+        *("value", "data", "input-data", "env"),
+    }
 )
 TEXT_LIMIT = 1000
 DEPTH_LIMIT = 4

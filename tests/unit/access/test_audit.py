@@ -63,6 +63,7 @@ SECRETS = [
     "token-value",
     "secret",
     "input-data",
+    "product-key",
     "private-key",
 ]
 
