@@ -26,7 +26,7 @@ MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE, MS_LAZYTIME = 4096, 16384, 1 << 18, 1 << 
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
-_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS = 4, 0x10
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS, _MOVE_MOUNT_T_EMPTY_PATH = 4, 0x10, 0x40
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
 MOUNT_ATTR_NOATIME, MOUNT_ATTR_ATIME, MOUNT_ATTR_IDMAP = 0x10, 0x70, 0x00100000
 _ATTRIBUTES: Final = {
@@ -138,11 +138,13 @@ def set_attributes(
         call(title, _syscall, _SYS_MOUNT_SETATTR, tree, b"", flags, wanted, len(wanted))
 
 
-def move_tree(tree: int, target: str) -> None:
-    """Attach a detached copy at `target`. Raises StepError."""
-    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_SYMLINKS
-    step = f"bind at '{target}'"
-    call(step, _syscall, _SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), flags)
+def move_tree(tree: int, target: str | int) -> None:
+    """Attach a detached copy at `target`, a path or an open file. Raises StepError."""
+    if isinstance(target, int):
+        folder, path, flag = target, b"", _MOVE_MOUNT_T_EMPTY_PATH
+    else:
+        folder, path, flag = _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_T_SYMLINKS
+    call(f"bind at '{target}'", _syscall, _SYS_MOVE_MOUNT, tree, b"", folder, path, _MOVE_MOUNT_F_EMPTY_PATH | flag)
 
 
 def open_inside(top: int, path: str, flags: int, *, links: bool = True) -> int:

@@ -2,7 +2,8 @@
 """Namespaces of running processes: mounts in them are added, removed and grown, their network is looked at.
 
 Everything is done by a thread that enters the namespaces and ends. Paths in a container are resolved as the container
-itself would, so that its links lead nowhere else.
+itself would, so that its links lead nowhere else; mounts are made and removed without following any, since the thread
+may what the container's root may not, such as to mount over its /proc.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -78,8 +79,7 @@ def attach(pid: int, mount: Mount, target: str, *, owner: tuple[int, int] = (0, 
                 _map(tree, pid)
             folder = stat.S_ISDIR(os.fstat(tree).st_mode)
             kernel.enter(f"/proc/{pid}/ns/mnt", kernel.CLONE_NEWNS)
-            _as_owner(owner, lambda: _make_target(target, folder=folder))
-            kernel.move_tree(tree, target)
+            _move(tree, target, owner, folder=folder)
         finally:
             os.close(tree)
 
@@ -99,8 +99,7 @@ def attach_node(pid: int, node: DeviceNode, spot: Path, target: str, owner: tupl
         tree = kernel.clone_tree(str(spot / node.name), recursive=False)
         try:
             kernel.enter(f"/proc/{pid}/ns/mnt", kernel.CLONE_NEWNS)
-            _as_owner(owner, lambda: _make_target(target, folder=False))
-            kernel.move_tree(tree, target)
+            _move(tree, target, owner, folder=False)
         finally:
             os.close(tree)
 
@@ -116,10 +115,13 @@ def detach(pid: int, target: str, *, lazy: bool = False) -> bool:
 
     def inside() -> bool:
         kernel.enter(f"/proc/{pid}/ns/mnt", kernel.CLONE_NEWNS)
+        above, name = os.path.split(target.rstrip("/"))
         try:
-            kernel.unmount(target, kernel.UMOUNT_NOFOLLOW | (kernel.MNT_DETACH if lazy else 0))
+            with _opened("/") as top, _closing(kernel.open_inside(top, above or "/", os.O_PATH, links=False)) as parent:
+                os.fchdir(parent)
+            kernel.unmount(name, kernel.UMOUNT_NOFOLLOW | (kernel.MNT_DETACH if lazy else 0))
         except StepError as error:
-            if error.code in (errno.EINVAL, errno.ENOENT):  # no mount point
+            if error.code in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR):  # no mount point
                 return False
             raise
         return True
@@ -218,12 +220,21 @@ def _as_owner(owner: tuple[int, int], work: Callable[[], None]) -> None:
         kernel.LIBC.setfsgid(0)
 
 
-def _make_target(target: str, *, folder: bool) -> None:
-    parent, name = os.path.split(target.rstrip("/"))
-    os.makedirs(parent or "/", mode=0o755, exist_ok=True)  # noqa: PTH103
-    place = f"{parent}/{name}"
-    if folder:
-        if not os.path.isdir(place):  # noqa: PTH112
-            os.mkdir(place, 0o755)  # noqa: PTH102
-    elif not os.path.exists(place):  # noqa: PTH110
-        os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+def _move(tree: int, target: str, owner: tuple[int, int], *, folder: bool) -> None:
+    """Attach a detached mount at `target`, which is made for `owner` where it is missing."""
+    with _opened("/") as top:
+        _as_owner(owner, lambda: os.close(kernel.make_inside(top, target, folder=folder, links=False)))
+        with _closing(kernel.open_inside(top, target, os.O_PATH, links=False)) as spot:
+            kernel.move_tree(tree, spot)
+
+
+def _opened(folder: str) -> contextlib.AbstractContextManager[int]:
+    return _closing(os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+
+
+@contextlib.contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -2,6 +2,7 @@
 """Mounts that one program or block sees, and their description."""
 
 import os
+import signal
 import stat
 import threading
 from pathlib import Path
@@ -101,6 +102,33 @@ def test_a_place_to_mount_at_is_made_in_a_tree_and_never_beside_it(tmp_path: Pat
             see([Spot(tree, place)], "true", tmp_path / "output")
     assert list(beside.iterdir()) == []
     assert not (tree / "srv/more").exists()
+
+
+@pytest.mark.root
+def test_mounts_of_a_running_process_are_changed_without_following_its_links(tmp_path: Path) -> None:
+    here, there, shown, place = (tmp_path / name for name in ("here", "there", "shown", "place"))
+    for folder in (here, there, shown, place):
+        folder.mkdir()
+    (shown / "x").touch()
+    child = process.spawn(["sleep", "100"], view=[Memory(there / "masked")])
+    try:
+        mount = Mount(Folder(shown, recursive=False), place)
+        livemounts.attach(child.pid, mount, str(here / "new/data"))
+        assert livemounts.is_mounted(child.pid, str(here / "new/data"))
+        assert livemounts.detach(child.pid, str(here / "new/data"))
+        assert not livemounts.is_mounted(child.pid, str(here / "new/data"))
+        assert not livemounts.detach(child.pid, str(here / "new/data"))
+        (here / "link").symlink_to(there)
+        with pytest.raises(Failure, match="Too many levels of symbolic links"):
+            livemounts.attach(child.pid, mount, str(here / "link/data"))
+        with pytest.raises(Failure, match="Too many levels of symbolic links"):
+            livemounts.detach(child.pid, str(here / "link/masked"))
+        assert livemounts.is_mounted(child.pid, str(there / "masked"))
+        assert not (there / "data").exists()
+    finally:
+        process.signal(child, signal.SIGKILL)
+        process.wait(child, 10)
+        process.reap(child)
 
 
 @pytest.mark.root
