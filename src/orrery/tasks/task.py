@@ -26,7 +26,7 @@ _UPID = re.compile(
     rf"UPID:({_NODE}):([0-9A-Fa-f]{{8}}):([0-9A-Fa-f]{{8,9}}):([0-9A-Fa-f]{{8}}):([^:\s/\x00]+):([^:\s/\x00]*):([^:\s/\x00]+):"
 )
 _PART = re.compile(r"[^:\s/\x00]*")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _SUBJECT_UNFIT = re.compile(r"[^A-Za-z0-9@._+=,~-]")
 _SUBJECT_MAX = 96
 

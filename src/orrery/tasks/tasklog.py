@@ -19,7 +19,7 @@ from orrery.tasks.task import Upid
 NO_CONTENT = "no content"
 _NAME_MAX = 255
 _CHUNK = 1 << 16
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)

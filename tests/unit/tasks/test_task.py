@@ -87,7 +87,7 @@ def test_the_words_of_an_end() -> None:
     assert last_line("unexpected status") == "TASK ERROR: unexpected status"
     assert error_status("OK") == "error: OK"
     assert error_status("WARNINGS: 1") == "error: WARNINGS: 1"
-    assert error_status(" one\n two\t\x1b[0m") == "one two [0m"
+    assert error_status(" one\n two\t\x1b[0m\x9b1m") == "one two [0m 1m"
     assert error_status("") == "unknown error"
     assert [status_type(text) for text in ("OK", "WARNINGS: 1", "unexpected status", "x")] == [
         *("ok", "warning", "unknown", "error"),
