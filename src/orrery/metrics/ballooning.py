@@ -15,7 +15,7 @@ from orrery.drivers.qemu.watcher import Sample
 from orrery.errors import OrreryError
 from orrery.metrics.facts import MIB, memory_bytes
 from orrery.model.ballooning import DEFAULT_SHARES, GOAL, Ballooned, targets
-from orrery.store.base import Store
+from orrery.store.base import Entry, Store
 from orrery.store.guests import decode_guest, guest_key
 from orrery.system import host
 
@@ -93,8 +93,17 @@ class Ballooning:
             return None
         known = self._known.get(vmid)
         if known is None or known[0] != entry.revision:
-            known = self._known[vmid] = entry.revision, limits(decode_guest(entry).record.config.options)
+            known = self._known[vmid] = entry.revision, _readable(vmid, entry)
         return known[1]
+
+
+def _readable(vmid: int, entry: Entry) -> Limits | None:
+    """The limits of a stored guest; one whose configuration cannot be read keeps no other from giving memory."""
+    try:
+        return limits(decode_guest(entry).record.config.options)
+    except (OrreryError, ValueError) as error:
+        log.warning("a machine gives no memory: its configuration cannot be read", vmid=vmid, reason=str(error))
+        return None
 
 
 def limits(options: Mapping[str, str]) -> Limits | None:

@@ -19,7 +19,8 @@ from orrery.tasks.task import TaskRecord, Upid
 
 REPLY_SECONDS: Final = 30.0
 _MESSAGE_MAX: Final = 1 << 16
-_POLL_SECONDS: Final = 0.02
+_POLL_SECONDS: Final = 0.01
+_POLL_MAX_SECONDS: Final = 0.16
 
 
 def request_of(operation: Operation, user: str, lock_wait: float) -> dict[str, Any]:
@@ -61,6 +62,7 @@ class Beside:
     """Other tasks, started by a task in the name of the same user. They live and end by themselves."""
 
     def __init__(self, zygote: socket.socket, journal: Journal, user: str) -> None:
+        zygote.settimeout(REPLY_SECONDS)  # one that hangs must not hang whoever asks it
         self._zygote = zygote
         self._journal = journal
         self._user = user
@@ -77,11 +79,13 @@ class Beside:
     def wait_any(self, upids: Sequence[Upid], timeout: float) -> list[TaskRecord]:
         """Those of these tasks that have ended, as soon as there is one; none after `timeout` seconds."""
         end = time.monotonic() + timeout
+        pause = _POLL_SECONDS
         while True:
             found = [task for task in map(self._journal.get, upids) if not task.running]
             if found or time.monotonic() > end:
                 return found
-            time.sleep(_POLL_SECONDS)
+            time.sleep(pause)
+            pause = min(2 * pause, _POLL_MAX_SECONDS)
 
     def _pass_on(self, descriptor: socket.socket) -> None:
         socket.send_fds(self._zygote, [b"{}"], [descriptor.fileno()])

@@ -88,6 +88,17 @@ def test_a_deaf_machine_keeps_no_other_from_giving() -> None:
     assert reports.asked == {101: 4 * GIB - STEP}
 
 
+def test_one_that_cannot_be_read_keeps_no_other_from_giving() -> None:
+    reports = Reports(RUNNING, RUNNING)
+    service, store = ballooning(reports, 0.95)
+    found = find_guest(store, 100)
+    assert found is not None
+    broken = GuestConfig(options={"memory": "a lot", "balloon": "1024"})
+    write_guest(store, replace(found.record, config=broken), found.revision)
+    service.step()
+    assert reports.asked == {101: 4 * GIB - STEP}
+
+
 def test_a_changed_configuration_counts_at_once() -> None:
     reports = Reports(RUNNING)
     service, store = ballooning(reports, 0.99)
