@@ -2,8 +2,9 @@
 """Files that go into a running container and come out of it.
 
 A child of ours enters the container's user and mount namespaces and is its root there: paths mean what they mean
-inside, links lead nowhere else, owners are the container's, and no right of the host's root is left. It stays outside
-of the container's process namespace, so nobody inside sees it. No program of the container is needed.
+inside, links lead nowhere else, owners are the container's. In an unprivileged container no right of the host's root is
+left to it; the root of a privileged one is the host's. It stays outside of the container's process namespace, so nobody
+inside sees it. No program of the container is needed.
 """
 
 import os
