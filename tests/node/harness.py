@@ -324,14 +324,14 @@ class Node:
         guests = range(0) if tasks_only else range(guest_uid(self.paths, 0), guest_uid(self.paths, 0) + _LAST_VMID)
         mark = f"{ROOT_VARIABLE}={self.folder}\0".encode()
         group = f"/orrery-{self.paths.root_hash}/"
-        ours = Path("/proc/self/ns/mnt").stat()  # every process in it sees lxcfs mounted below the root
+        lxcfs = f" {self.paths.lxcfs} "  # seen by every process of the host, and by containers of other nodes
         found = []
         for pid, uid in _processes():
             with contextlib.suppress(OSError):
                 folder = Path(f"/proc/{pid}")
                 marked = mark in (folder / "environ").read_bytes() + b"\0"
-                apart = not os.path.samestat(ours, (folder / "ns/mnt").stat())
-                shown = apart and f"{self.folder}/" in (folder / "mountinfo").read_text()
+                mounts = [line for line in (folder / "mountinfo").read_text().splitlines() if lxcfs not in line]
+                shown = any(f"{self.folder}/" in line for line in mounts)
                 jailed = not tasks_only and (shown or group in (folder / "cgroup").read_text())
                 if marked or jailed or uid in guests:
                     found.append(pid)
@@ -481,7 +481,8 @@ class Container(Guest):
         return [address for address in found if address]
 
     def address(self, seconds: float = BOOT_SECONDS) -> str:
-        """Its first address; waits for DHCP."""
+        """Its first address; waits for DHCP, and for a container that is starting again."""
+        eventually(lambda: self.status()["status"] == "running", seconds, f"a start of CT {self.vmid}")
         found: list[str] = eventually(self.addresses, seconds, f"an address of CT {self.vmid}")
         return found[0]
 

@@ -193,6 +193,11 @@ def test_storage(node: Node, tmp_path: Path) -> None:
     )
     assert "checksum" in bad
     assert "cannot" in storage("download", "fast", "http://127.0.0.1:1/z.iso", "--content", "iso", code=1) or True
+    secret = tmp_path / "secret"
+    secret.write_text("correct horse\n")
+    answers = ("--system", "debian", "--hostname", "web1", "--user", "anna", "--user-password-file", str(secret))
+    storage("answer-disk", "fast", "answers.iso", *answers)
+    storage("delete", "fast:iso/answers.iso")
     guest = node.guest()
     assert f"vm-{guest.vmid}-disk-0.raw" in storage(
         "allocate", "fast", str(guest.vmid), "8M", f"vm-{guest.vmid}-disk-0.raw"
