@@ -17,7 +17,7 @@ BIN := .venv/bin
 
 # Tests that need a process without other threads run first, by themselves; there may be none among those chosen.
 run-tests = $(BIN)/pytest -q -m '($(1)) and alone' $(PYTEST) || [ $$? = 5 ]; \
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m '($(1)) and not alone' $(PYTEST)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m '($(1)) and not alone' $(PYTEST)
 
 ##@ Use it
 
