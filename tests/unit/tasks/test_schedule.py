@@ -26,8 +26,10 @@ def test_jobs_run_in_their_rhythm_and_survive_their_errors() -> None:
     schedule.every(0.05, "failing", failing, first=0)
     schedule.every(60, "rare", lambda: ran.append("rare"))
     schedule.every(60, "rare, now", lambda: ran.append("now"), first=0)
+    begun = time.monotonic()
     run_for(schedule, 0.5)
-    assert 2 <= ran.count("failing") <= 10
+    most = (time.monotonic() - begun) / 0.05 + 2  # however long the end took on a busy machine
+    assert 2 <= ran.count("failing") <= most
     assert ran.count("now") == 1
     assert "rare" not in ran
 
